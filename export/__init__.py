@@ -1,0 +1,1 @@
+"""What leaves the house: ONNX files, packed files, parity, timing, bundles."""

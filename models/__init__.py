@@ -1,0 +1,1 @@
+"""What a network is: definition, tensors, rebuild by shapes, and the zoo."""

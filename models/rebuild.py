@@ -1,0 +1,82 @@
+"""Give a freshly built module the shapes of given tensors.
+
+A pruned network is its definition plus narrower tensors; no width table is kept.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from tersor.models.errors import BadInput
+
+
+def rebuild(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Shape every Conv, Linear and BatchNorm of `module` after `tensors`, then load them.
+
+    Args:
+        module: a freshly built network of any width; changed in place and returned in eval mode.
+        tensors: a state dict; names as in `module.state_dict()`, shapes may be smaller.
+
+    Grouped convolutions keep their number of groups, depthwise ones (one input channel a group,
+    groups equal to the input channels) keep one group per channel.
+
+    Raises:
+        BadInput: names differ, or a tensor's shape fits no layer (the layer is named).
+    """
+    _check_names(module, tensors)
+    for name, child in module.named_modules():
+        weight = tensors.get(f"{name}.weight" if name else "weight")
+        if weight is not None:
+            _shape_layer(name, child, tuple(weight.shape))
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    for name, tensor in tensors.items():
+        if own[name].shape != tensor.shape:
+            _replace(module, name, tensor)
+    try:
+        module.load_state_dict(dict(tensors), strict=True)
+    except RuntimeError as error:
+        raise BadInput("the tensors do not fit the network's definition", got=str(error)) from error
+    return module.eval()
+
+
+def _check_names(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    own, given = set(module.state_dict()), set(tensors)
+    if own == given:
+        return
+    missing, extra = sorted(own - given)[:3], sorted(given - own)[:3]
+    raise BadInput(
+        "the tensors do not belong to this network",
+        got=f"{len(given)} tensors, of which unknown here: {', '.join(extra) or 'none'}",
+        wanted=f"{len(own)} tensors, of which missing there: {', '.join(missing) or 'none'}",
+        todo="Check `model` and its arguments against the checkpoint",
+    )
+
+
+def _shape_layer(name: str, layer: nn.Module, shape: tuple[int, ...]) -> None:
+    """Set the attributes by which a layer knows its own width."""
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if len(shape) != layer.weight.dim() or shape[2:] != tuple(layer.kernel_size):
+            raise BadInput(
+                f"the kernel of layer {name!r} differs",
+                got=f"a weight of shape {shape}",
+                wanted=f"kernel {tuple(layer.kernel_size)} as in the definition",
+            )
+        depthwise = layer.groups > 1 and layer.groups == layer.in_channels
+        multiplier = layer.out_channels // layer.groups
+        layer.groups = shape[0] // multiplier if depthwise else layer.groups
+        layer.out_channels, layer.in_channels = shape[0], shape[1] * layer.groups
+    elif isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = shape[0], shape[1]
+    elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        layer.num_features = shape[0]
+
+
+def _replace(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Put an empty tensor of the right shape under a parameter's or buffer's name."""
+    parent_name, _, leaf = name.rpartition(".")
+    parent = module.get_submodule(parent_name)
+    if leaf in parent._buffers:
+        parent._buffers[leaf] = torch.empty_like(tensor)
+    else:
+        parent._parameters[leaf] = nn.Parameter(torch.empty_like(tensor))
