@@ -1,0 +1,61 @@
+# tersor: `make compress deploy` and `make test` are all a newcomer needs; `make help` lists the rest.
+PYTHON ?= python3
+# cpu or gpu: which ONNX Runtime goes into .venv
+EXTRA ?= cpu
+RECIPE ?= recipes/digits.yaml
+DATA ?=
+SET ?=
+NAME = $(notdir $(basename $(RECIPE)))
+BUNDLE ?= dist/$(NAME)
+
+BIN := .venv/bin
+READY := .venv/.ready-$(EXTRA)
+OPTIONS = $(if $(DATA),--data "$(DATA)") $(foreach s,$(SET),--set '$(s)')
+
+.PHONY: help setup compress deploy benchmark report verify table-r5 test lint clean
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  variables: RECIPE=recipes/digits.yaml DATA=path SET='name.setting=value ...' BUNDLE=dist/name EXTRA=cpu|gpu"
+
+setup: $(READY) ## make .venv and install everything into it (done by itself on first use)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"tersor needs Python 3.11 or newer; $(PYTHON) is {v.major}.{v.minor}. Use make PYTHON=python3.12 ...")'
+	@echo "setting up .venv (once; downloads a few GB unless cached)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$(EXTRA),compress,dev]'
+	@touch $@
+
+compress: $(READY) ## train, prune, share and pack (RECIPE, DATA, SET)
+	@$(BIN)/tersor compress $(RECIPE) $(OPTIONS)
+
+deploy: $(READY) ## make the checked bundle dist/<name> of a finished run (RECIPE, DATA, SET)
+	@$(BIN)/tersor deploy $(RECIPE) $(OPTIONS)
+
+benchmark: $(READY) ## time the ONNX files of a bundle again (BUNDLE)
+	@$(BIN)/tersor benchmark $(BUNDLE)/baseline.onnx $(filter-out %/baseline.onnx,$(wildcard $(BUNDLE)/*.onnx))
+
+report: $(READY) ## write report.html of a bundle anew (BUNDLE)
+	@$(BIN)/tersor report $(BUNDLE)
+
+verify: $(READY) ## re-check every claim of a bundle from its files (BUNDLE, DATA)
+	@$(BIN)/tersor verify $(BUNDLE) $(if $(DATA),--data "$(DATA)")
+
+table-r5: $(READY) ## report R5's table beside ours (DATA: folder with MNIST)
+	@$(BIN)/tersor table-r5 --data "$(DATA)" --out docs/table-r5.md
+
+test: $(READY) ## run all tests
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## style, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy models export pipeline
+
+clean: ## remove runs, bundles and caches; .venv stays
+	@rm -rf runs dist .pytest_cache .ruff_cache .mypy_cache .hypothesis build
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,241 @@
+"""The encoder's choice: which form makes a piece of a tensor smallest.
+
+Every form that could fit is proposed with an estimate of its size; the most promising ones are written out
+and the shortest wins. Nothing here is part of the format. A new coder is one more line in `_candidates`.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tersor.export.bits import write_varint
+from tersor.export.byte_coding import compress
+from tersor.export.sparse_forms import (
+    FINENESS,
+    Sparse,
+    encode_bitmap,
+    encode_joint,
+    encode_relative,
+    gap_class,
+    gaps_between,
+)
+from tersor.export.tensor_coding import BITMAP, JOINT, POOLED, RAW, RELATIVE, STRINGS, VALUES, Piece
+from tersor.export.value_coding import MAX_CODEBOOK, Patterns, encode_values, split_planes
+from tersor.export.views import View, cropped, to_view
+
+POOL_BYTES = 1 << 14
+"""Larger pieces of general floats have code tables of their own; smaller ones share them in the pool."""
+
+_SAMPLE = 1 << 12
+_CLOSE_BITS = 400
+_CODEBOOK_ENTRY_BITS = 26
+_TABLE_ENTRY_BITS = 2.5
+_PROBE_BYTES = 1 << 14
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A form a piece could take: `bits` estimated, `encode` writes the bytes after the form byte."""
+
+    form: int
+    flags: int
+    bits: float
+    encode: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the choice rests on: the patterns, the most common one, where the others are, how many differ.
+
+    `codebook`: [k] distinct patterns other than the default, ascending, or None for more than 4096.
+    """
+
+    piece: Piece
+    values: Patterns
+    default: int
+    positions: NDArray[np.int64]
+    others: Patterns
+    codebook: Patterns | None
+
+
+def encode_piece(piece: Piece, values: Patterns) -> bytes:
+    """Return a form byte (form | flags << 4) and the coded piece, at most 1 byte longer than the piece.
+
+    Args:
+        piece: the shape.
+        values: [piece.count] patterns of piece.width bytes.
+
+    A lone form byte POOLED means that the caller puts the piece's planes into the pool.
+    """
+    candidates = sorted(_candidates(_content(piece, values)), key=lambda c: c.bits)
+    most = candidates[0].bits * 1.03 + _CLOSE_BITS
+    best = min((_written(c) for c in candidates if c.bits <= most), key=len)
+    general = best[0] & 15 == RAW or (best[0] == VALUES and best[1] == 0)
+    if general and piece.is_float and values.nbytes <= POOL_BYTES:
+        return bytes([POOLED | _zero_planes(values) << 4])
+    return best if len(best) <= values.nbytes else bytes([RAW]) + values.tobytes()
+
+
+def _written(candidate: Candidate) -> bytes:
+    return bytes([candidate.form | candidate.flags << 4]) + candidate.encode()
+
+
+def _zero_planes(values: Patterns) -> int:
+    """Return how many of the lowest bytes of the rotated patterns are zero throughout (not all of them)."""
+    planes = split_planes(values, True)
+    used = [i for i, plane in enumerate(planes) if plane.any()]
+    return len(planes) - 1 - max(used, default=0)
+
+
+def _content(piece: Piece, values: Patterns) -> Content:
+    sample, counts = np.unique(values[:: max(1, len(values) // _SAMPLE)], return_counts=True)
+    default = int(sample[counts.argmax()])
+    positions = np.flatnonzero(values != values.dtype.type(default))
+    others = values[positions]
+    return Content(piece, values, default, positions, others, _codebook(others))
+
+
+def _codebook(values: Patterns) -> Patterns | None:
+    """Return the distinct ones of [m] patterns, or None for more than 4096 (a sample settles most cases)."""
+    sample = values[:: max(1, len(values) // _SAMPLE)]
+    # 4096 draws from 4096 equally likely values show about 63 % different ones.
+    if len(values) > 2 * _SAMPLE and len(np.unique(sample)) > 0.8 * len(sample):
+        return None
+    distinct = np.unique(values)
+    return distinct if len(distinct) <= MAX_CODEBOOK else None
+
+
+def _candidates(content: Content) -> Iterator[Candidate]:
+    values, is_float = content.values, content.piece.is_float
+    found = [
+        Candidate(RAW, 0, 8.0 * values.nbytes, values.tobytes),
+        Candidate(VALUES, 0, _plane_bits(values, is_float), lambda: encode_values(values, None, is_float)),
+    ]
+    if content.codebook is not None and len(content.codebook) < MAX_CODEBOOK:
+        codebook = np.sort(np.append(content.codebook, values.dtype.type(content.default)))
+        bits = _index_bits(values, codebook)
+        found.append(Candidate(VALUES, 0, bits, lambda: encode_values(values, codebook, is_float)))
+    if len(content.positions) < 0.9 * len(values):
+        found += _sparse_candidates(content)
+    yield from found
+    best = min(c.bits for c in found)
+    if _strings_pay(values, best):
+        yield Candidate(STRINGS, 0, best, lambda: _strings(values))
+
+
+def _strings(values: Patterns) -> bytes:
+    packed = compress(values.tobytes())
+    return write_varint(len(packed)) + packed
+
+
+def _strings_pay(values: Patterns, best_bits: float) -> bool:
+    """Whether repeated strings (found in four samples of 4 KiB) make the piece at least 10 % smaller."""
+    size = _PROBE_BYTES // 4 // values.itemsize
+    starts = [i * max(len(values) - size, 0) // 3 for i in range(4)] if len(values) > 4 * size else [0]
+    probe = b"".join(values[s : s + (size if len(starts) == 4 else len(values))].tobytes() for s in starts)
+    return 8 * len(zlib.compress(probe, 1, -15)) < 0.9 * best_bits * len(probe) / values.nbytes
+
+
+def _entropy_bits(counts: NDArray[np.integer]) -> float:
+    """Return about how many bits a Huffman block takes whose symbols occur [a] times each."""
+    used = counts[counts > 0].astype(np.float64)
+    total = used.sum()
+    if len(used) < 2:
+        return 8.0
+    return float(max(total * np.log2(total) - (used * np.log2(used)).sum(), total)) + _TABLE_ENTRY_BITS * len(
+        used
+    )
+
+
+def _index_bits(values: Patterns, codebook: Patterns) -> float:
+    bits = _CODEBOOK_ENTRY_BITS * len(codebook)
+    return bits + _entropy_bits(np.bincount(np.searchsorted(codebook, values))) if len(values) else bits
+
+
+def _plane_bits(values: Patterns, is_float: bool) -> float:
+    planes = split_planes(values, is_float)
+    return (
+        sum(min(_entropy_bits(np.bincount(plane)), 8.0 * len(plane)) for plane in planes)
+        if len(values)
+        else 0
+    )
+
+
+def _sparse_candidates(content: Content) -> list[Candidate]:
+    """Return the sparse forms, in the order of positions that makes gap coding smallest."""
+    others, codebook, is_float = content.others, content.codebook, content.piece.is_float
+    value_bits = _plane_bits(others, is_float) if codebook is None else _index_bits(others, codebook)
+    views = [(view, _sorted_in(view, content)) for view in _views(content)]
+    costs = [_gap_costs(gaps_between(positions[0])) for _, positions in views]
+    masks = [sum(v.shape) if v.rows is not None else 0 for v, _ in views]
+    chosen = min(range(len(views)), key=lambda i: min(costs[i]) + masks[i])
+    view, (positions, order) = views[chosen]
+    sparse = Sparse(view, positions, others[order], content.default, codebook, is_float)
+    flags = view.split | (view.rows is not None) << 3
+    fine = sorted(FINENESS, key=lambda f: costs[chosen][f])[:2]
+    found = [
+        Candidate(
+            RELATIVE,
+            flags,
+            costs[chosen][f] + masks[chosen] + value_bits,
+            lambda f=f: encode_relative(sparse, f),
+        )  # type: ignore[misc]
+        for f in fine
+    ]
+    mask_bits = _entropy_bits(np.bincount(np.packbits(_mask(positions, view.size)))) if len(positions) else 8
+    bitmap_bits = min(mask_bits, view.size) + masks[chosen] + value_bits
+    found.append(Candidate(BITMAP, flags, bitmap_bits, lambda: encode_bitmap(sparse)))
+    if codebook is not None and len(others):
+        for f in FINENESS:
+            bits = _joint_bits(sparse, f) + masks[chosen] + _CODEBOOK_ENTRY_BITS * len(codebook)
+            found.append(Candidate(JOINT, flags, bits, lambda f=f: encode_joint(sparse, f)))  # type: ignore[misc]
+    return found
+
+
+def _mask(positions: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
+    mask = np.zeros(size, np.bool_)
+    mask[positions] = True
+    return mask
+
+
+def _views(content: Content) -> Iterator[View]:
+    """Yield the orders of positions worth trying: every split, with and without dead rows and columns."""
+    dims = content.piece.dims
+    for split in range(len(dims)):
+        view = View(dims, split)
+        yield view
+        smaller = cropped(view, content.positions)
+        if smaller.size < 0.97 * view.size:
+            yield smaller
+
+
+def _sorted_in(view: View, content: Content) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (positions in the view, ascending; which of the values comes where)."""
+    positions = to_view(view, content.positions)
+    if view.split == 0:
+        return positions, np.arange(len(positions))
+    order = np.argsort(positions, kind="stable")
+    return positions[order], order
+
+
+def _gap_costs(gaps: NDArray[np.int64]) -> list[float]:
+    """Return for every fineness about how many bits the gaps take."""
+    if not len(gaps):
+        return [0.0] * len(FINENESS)
+    distinct, counts = np.unique(gaps, return_counts=True)
+    costs = []
+    for fineness in FINENESS:
+        classes, extra = gap_class(distinct, fineness)
+        costs.append(_entropy_bits(np.bincount(classes, counts)) + float((extra * counts).sum()))
+    return costs
+
+
+def _joint_bits(sparse: Sparse, fineness: int) -> float:
+    assert sparse.codebook is not None
+    gaps = gaps_between(sparse.positions)
+    classes, extra = gap_class(gaps[gaps > 0] - 1, fineness)
+    values = np.bincount(np.searchsorted(sparse.codebook, sparse.values))
+    return _entropy_bits(np.concatenate((values, np.bincount(classes)))) + float(extra.sum())

@@ -1,0 +1,5 @@
+"""`python -m tersor.pipeline` is the same as `tersor`."""
+
+from tersor.pipeline.cli import main
+
+main()

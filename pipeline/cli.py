@@ -1,0 +1,238 @@
+"""The commands. Heavy imports wait until a command needs them, so that --help answers at once."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tersor.models.errors import BadInput, TersorError
+
+if TYPE_CHECKING:
+    from tersor.pipeline.recipe import Recipe
+
+app = typer.Typer(
+    name="tersor",
+    help="Make a PyTorch CNN small and fast, prove that it still works, ship it as ONNX.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RecipeArg = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME.SETTING=VALUE", help="Override a setting.")
+]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Where the data set lies.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of runs and of the stage cache.")]
+DistOption = Annotated[Path, typer.Option("--dist", help="Folder of the bundles.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+DEFAULT_RECIPE, RUNS, DIST = Path("recipes/digits.yaml"), Path("runs"), Path("dist")
+
+
+@app.command()
+def compress(
+    recipe: RecipeArg = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    runs: RunsOption = RUNS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the stages and what is cached.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a recipe: train, prune, tune, share, pack. Finished stages are reused."""
+    from tersor.pipeline import report, run
+    from tersor.pipeline.store import Store
+
+    resolved, store = _recipe(recipe, overrides, data), Store(runs)
+    if dry_run:
+        typer.echo(run.plan(resolved, store))
+        return
+    folder = run.compress(resolved, store, quiet=quiet)
+    stages = run.stage_metrics(folder)
+    if as_json:
+        _print_json({"run": str(folder), "stages": stages})
+    else:
+        _print_table(report.stage_table(stages))
+        typer.echo(f"run: {folder}   next: tersor deploy {recipe}")
+
+
+@app.command()
+def deploy(
+    recipe: RecipeArg = DEFAULT_RECIPE,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    runs: RunsOption = RUNS,
+    dist: DistOption = DIST,
+    require: Annotated[
+        list[str] | None, typer.Option(help="Fail with exit code 4 if this target cannot be timed.")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Turn a finished run into a checked bundle: ONNX files, parity, accuracy, timing, report."""
+    from tersor.pipeline import report
+    from tersor.pipeline.deploy import deploy as make_bundle
+    from tersor.pipeline.store import Store
+
+    resolved = _recipe(recipe, overrides, data)
+    folder, manifest = make_bundle(resolved, Store(runs), dist, require=require or [], quiet=quiet)
+    if as_json:
+        _print_json(manifest)
+    else:
+        _print_table(report.before_after_table(manifest))
+        typer.echo(f"bundle: {folder}   picture: {folder / 'report.html'}   re-check: tersor verify {folder}")
+
+
+@app.command()
+def benchmark(
+    models: Annotated[list[Path], typer.Argument(help=".onnx or .tsr files; the first is the baseline.")],
+    target: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch: Annotated[list[int] | None, typer.Option(help="Batch sizes.")] = None,
+    threads: Annotated[list[int] | None, typer.Option(help="Thread counts.")] = None,
+    seconds: Annotated[float, typer.Option(help="Timing budget of a file at a batch size.")] = 2.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Time ONNX files against the first one, interleaved in one process."""
+    from tersor.pipeline.tables import latency_table, time_files
+
+    rows = time_files(models, target, tuple(batch or (1, 64)), tuple(threads or (1,)), seconds)
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_table(latency_table(rows))
+
+
+@app.command()
+def pack(onnx: Path, tsr: Path) -> None:
+    """Pack any ONNX file, losslessly."""
+    from tersor.export.pack import pack as pack_file
+
+    report = pack_file(onnx, tsr)
+    ratio = report.original_bytes / report.packed_bytes
+    typer.echo(f"{report.original_bytes:,} -> {report.packed_bytes:,} bytes ({ratio:.2f}x)")
+
+
+@app.command()
+def unpack(tsr: Path, onnx: Path) -> None:
+    """Give back the packed file, byte for byte."""
+    from tersor.export.pack import unpack as unpack_file
+
+    unpack_file(tsr, onnx)
+    typer.echo(f"{onnx}: {onnx.stat().st_size:,} bytes")
+
+
+@app.command()
+def inspect(tsr: Path, as_json: JsonOption = False) -> None:
+    """Show what every byte of a packed file is spent on."""
+    from tersor.export.ledger import inspect as ledger_of
+    from tersor.pipeline.tables import ledger_table
+
+    rows = [dict(vars(row)) for row in ledger_of(tsr)]
+    _print_json(rows) if as_json else _print_table(ledger_table(rows))
+
+
+@app.command()
+def verify(bundle: Path, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Re-check a bundle from its files, without torch: hashes, ratio, parity, accuracy."""
+    from tersor.export.verify import raise_if_broken
+    from tersor.pipeline.recheck import recheck
+    from tersor.pipeline.tables import check_table
+
+    checks = recheck(bundle, data)
+    if as_json:
+        _print_json([vars(c) for c in checks])
+    else:
+        _print_table(check_table(checks))
+    raise_if_broken(checks)
+
+
+@app.command()
+def report(bundle: Path) -> None:
+    """Write report.html of a bundle anew from its manifest."""
+    from tersor.pipeline.deploy import rewrite_report
+
+    typer.echo(str(rewrite_report(bundle)))
+
+
+@app.command("table-r5")
+def table_r5(
+    data: Annotated[Path, typer.Option("--data", help="Folder with MNIST as torchvision lays it out.")],
+    runs: RunsOption = RUNS,
+    overrides: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown too.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Report R5's table beside ours: MNIST, NNI pruners, time in torch and ONNX Runtime."""
+    from tersor.pipeline.table_r5 import make_table, print_table
+
+    rows = make_table(data, runs, overrides or [], out)
+    _print_json(rows) if as_json else print_table(rows)
+
+
+def main() -> None:
+    """Run the commands; every failure becomes one paragraph on stderr and an exit code."""
+    try:
+        app(standalone_mode=False)
+    except TersorError as error:
+        _fail(str(error), error.exit_code)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("Interrupted. Run the same command again to go on where it stopped.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> None:
+    """Usage errors are click's own; a refusal by the system is told as such; the rest is our bug."""
+    if hasattr(error, "format_message"):  # click.ClickException
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(2)
+    if isinstance(error, OSError):
+        from tersor.pipeline.store import writing
+
+        try:
+            with writing(Path(error.filename or ".")):
+                raise error
+        except TersorError as told:
+            _fail(str(told), told.exit_code)
+        except OSError:
+            pass
+    if os.environ.get("TERSOR_DEBUG"):
+        raise error
+    _fail(f"{type(error).__name__}: {error}. This is a bug in tersor; TERSOR_DEBUG=1 shows where.", 1)
+
+
+def _fail(text: str, code: int) -> None:
+    print(f"tersor: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _recipe(path: Path, overrides: list[str] | None, data: Path | None) -> "Recipe":
+    try:
+        from tersor.pipeline.recipe_file import read_recipe
+    except ImportError as error:
+        raise BadInput(
+            "this command needs the `compress` extra",
+            got=str(error),
+            todo="pip install 'tersor[cpu,compress]'",
+        ) from error
+    return read_recipe(path, overrides or (), data)
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, default=str))
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 140).print(table)

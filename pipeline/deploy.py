@@ -1,0 +1,258 @@
+"""The second story: from a finished run to a checked bundle.
+
+What ships is what was measured: accuracy, parity and timing are taken on the final files. The test split
+is read here and nowhere else, once per file. `export` is handed plain files, arrays and callables.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from tersor.export import bundle, precision, providers
+from tersor.export.benchmark import benchmark
+from tersor.export.pack import load as load_packed
+from tersor.export.parity import max_abs_diff, predictions, write_parity
+from tersor.export.to_onnx import export_onnx
+from tersor.models import network as networks
+from tersor.models.errors import BadInput, ClaimBroken, Unavailable
+from tersor.models.network import Network
+from tersor.pipeline import gates
+from tersor.pipeline.data import Data, load_data
+from tersor.pipeline.environment import prepare_torch
+from tersor.pipeline.manifest import make_manifest
+from tersor.pipeline.progress import Reporter, Tell
+from tersor.pipeline.recipe import Recipe
+from tersor.pipeline.report import write_report
+from tersor.pipeline.run import stage_metrics
+from tersor.pipeline.store import Store, digest_of, read_json, writing
+
+PARITY_IMAGES = 32
+"""Images whose torch outputs ship in parity.npz: enough for the largest batch that is compared."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One file of the bundle and what was measured on it."""
+
+    path: Path
+    kind: str
+    max_abs_diff: float
+    confusion: np.ndarray
+    """int64 (classes, classes) on the test split, rows are the true classes."""
+
+    @property
+    def accuracy_fraction(self) -> float:
+        """Right answers over all answers."""
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+
+def deploy(
+    recipe: Recipe, store: Store, dist: Path, *, require: Sequence[str] = (), quiet: bool = False
+) -> tuple[Path, dict[str, Any]]:
+    """Make, measure and ship the files of a finished run; returns the bundle's folder and manifest.
+
+    Raises:
+        BadInput: there is no finished run of this recipe.
+        Unavailable: a required target cannot be timed.
+        ClaimBroken: a gate does not hold; the rejected bundle is left in the run folder to be looked at.
+    """
+    not_measured = missing_targets(recipe, require)
+    with store.hold(recipe.name) as run, Reporter(steps(recipe), quiet=quiet) as reporter:
+        check_finished(recipe, run)
+        prepare_torch(recipe)
+        data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
+        work = fresh_folder(run / "deploy.partial")
+        with reporter.step() as tell:
+            files, skipped = make_files(recipe, run, work, data, tell)
+        with reporter.step() as tell:
+            shipped = measure_files(files, run, work, data, tell)
+        with reporter.step() as tell:
+            latency = time_files(recipe, shipped, data, [t for t, _ in not_measured], tell)
+        stages = stage_metrics(run)
+        manifest = make_manifest(recipe, data, shipped, latency, not_measured + skipped, stages)
+        manifest["confusion"] = confusions(data, shipped)
+        target = dist / recipe.name
+        broken = gates.broken(manifest["gates"])
+        with reporter.step() as tell, writing(dist):
+            write_report(work / "report.html", manifest, stages, manifest["confusion"])
+            (work / "README.md").write_text(bundle.model_card(manifest), encoding="utf-8")
+            target = run / "rejected" if broken else target
+            contents = {path.name: path for path in sorted(work.iterdir())}
+            bundle.write_bundle(target, contents, manifest)
+            shutil.rmtree(work)
+            tell(1.0, str(target))
+    if broken:
+        raise ClaimBroken(
+            "a gate does not hold, nothing was shipped", got="; ".join(broken), where=f"gates of {recipe.name}",
+            todo=f"The rejected bundle is in {target}; change the recipe or the gate",
+        )  # fmt: skip
+    return target, manifest
+
+
+def steps(recipe: Recipe) -> list[tuple[str, float]]:
+    """The steps of a deploy and their rough durations, in seconds."""
+    d = recipe.deploy
+    timing = d.seconds_per_model * 4 * len(d.batches) * len(d.threads)
+    return [("export", 4.0), ("accuracy", 1.0), ("timing", timing), ("bundle", 1.0)]
+
+
+def missing_targets(recipe: Recipe, require: Sequence[str]) -> list[tuple[str, str]]:
+    """(target, reason) of every target that cannot be timed here.
+
+    Raises:
+        Unavailable: one of them is required.
+    """
+    wanted = list(dict.fromkeys([*recipe.deploy.targets, *require]))
+    missing = [(target, reason) for target in wanted if (reason := providers.why_not(target))]
+    for target, reason in missing:
+        if target in require:
+            raise Unavailable(
+                f"target {target!r} is required but cannot be timed", got=reason, where="--require"
+            )
+    return missing
+
+
+def check_finished(recipe: Recipe, run: Path) -> None:
+    """Check that the run was made by this recipe.
+
+    Raises:
+        BadInput: it is missing, unfinished, or was made with other settings.
+    """
+    todo = "Run `tersor compress` with the same recipe, data and settings first"
+    done = read_json(run / "metrics.json", f"run {recipe.name!r} is not finished: its metrics.json", todo)
+    if done.get("recipe_sha256") != digest_of(recipe.decides_network()):
+        raise BadInput("the run was made with other settings than this recipe's", where=run, todo=todo)
+
+
+def make_files(
+    recipe: Recipe, run: Path, work: Path, data: Data, tell: Tell
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Write every file to be shipped into `work`.
+
+    Returns:
+        file name -> kind, and (file, reason) of what was not made.
+    """
+    first = stage_metrics(run)[0]["name"]
+    shutil.copyfile(run / f"01-{first}" / "model.onnx", work / "baseline.onnx")
+    for name in ("model.onnx", "model.tsr"):
+        shutil.copyfile(run / name, work / name)
+    files = {"baseline.onnx": "fp32", "model.onnx": "fp32", "model.tsr": "packed"}
+    skipped = []
+    final = networks.load(run / "network.safetensors")
+    if recipe.deploy.int8:
+        tell(0.2, "int8")
+        folded = run / "folded.onnx.tmp"
+        export_onnx(final, folded, fold_batch_norm=True)
+        images = data.preprocessing.apply(data.train.images[: recipe.deploy.calibration_images])
+        precision.to_int8(folded, work / "model.int8.onnx", images)
+        folded.unlink()
+        files["model.int8.onnx"] = "int8"
+    if recipe.deploy.lowbit:
+        tell(0.8, "low-bit")
+        if precision.to_lowbit(work / "model.onnx", work / "model.lowbit.onnx").tensors:
+            files["model.lowbit.onnx"] = "lowbit"
+        else:
+            reason = (
+                "no weight has few enough distinct values: add a sharing or linear stage of 8 bits or less"
+            )
+            skipped.append(("model.lowbit.onnx", reason))
+    if "cuda" in recipe.deploy.targets:
+        precision.to_fp16(work / "model.onnx", work / "model.fp16.onnx")
+        files["model.fp16.onnx"] = "fp16"
+    tell(1.0, ", ".join(files))
+    return files, skipped
+
+
+def measure_files(files: dict[str, str], run: Path, work: Path, data: Data, tell: Tell) -> list[Shipped]:
+    """Parity with torch on validation images, accuracy on the test split, for each file."""
+    images = data.preprocessing.apply(data.validation.images[:PARITY_IMAGES])
+    test = data.preprocessing.apply(data.test.images)
+    first = stage_metrics(run)[0]["name"]
+    logits = {
+        "baseline.onnx": torch_logits(networks.load(run / f"01-{first}" / "network.safetensors"), images),
+        "model.onnx": torch_logits(networks.load(run / "network.safetensors"), images),
+    }
+    write_parity(work / "parity.npz", images, logits["model.onnx"], logits["baseline.onnx"])
+    shipped = []
+    for done, (name, kind) in enumerate(files.items()):
+        tell(done / len(files), name)
+        path = work / name
+        session = load_packed(path) if kind == "packed" else providers.open_session(path, "cpu")
+        difference = max_abs_diff(session, images, logits.get(name, logits["model.onnx"]))
+        shipped.append(Shipped(path, kind, difference, confusion_matrix(predictions(session, test), data)))
+    tell(1.0, ", ".join(f"{s.path.name} {100 * s.accuracy_fraction:.2f} %" for s in shipped))
+    return shipped
+
+
+def torch_logits(network: Network, images: np.ndarray) -> np.ndarray:
+    """What PyTorch computes: float32 (N, classes)."""
+    with torch.no_grad():
+        return network.module()(torch.from_numpy(images)).numpy()
+
+
+def confusion_matrix(predicted: np.ndarray, data: Data) -> np.ndarray:
+    """Counts on the test split, int64 (classes, classes): rows true, columns predicted."""
+    count = len(data.classes)
+    return np.bincount(data.test.labels * count + predicted, minlength=count**2).reshape(count, count)
+
+
+def confusions(data: Data, shipped: list[Shipped]) -> dict[str, Any]:
+    """The confusion matrices of the baseline and of the packed model, as the report takes them."""
+    by_name = {s.path.name: s.confusion.tolist() for s in shipped}
+    return {
+        "classes": list(data.classes),
+        "baseline": by_name["baseline.onnx"],
+        "model": by_name["model.tsr"],
+    }
+
+
+def time_files(
+    recipe: Recipe, shipped: list[Shipped], data: Data, missing: list[str], tell: Tell
+) -> list[dict[str, Any]]:
+    """Time every shipped ONNX file against baseline.onnx on every target that is there."""
+    settings, rows = recipe.deploy, []
+    images = data.preprocessing.apply(data.validation.images[: max(settings.batches)])
+    targets = [t for t in settings.targets if t not in missing]
+    for done, target in enumerate(targets):
+        models = {s.path.name: s.path for s in shipped if s.kind != "packed" and timed_on(s.kind, target)}
+        rows += benchmark(
+            models, target, baseline="baseline.onnx", batches=settings.batches, threads=settings.threads,
+            seconds_per_model=settings.seconds_per_model, inputs=images,
+            progress=lambda f, d=done, t=target: tell((d + f) / len(targets), t),  # type: ignore[misc]
+        )  # fmt: skip
+    best = max(rows, key=lambda row: row.speedup, default=None)
+    tell(1.0, f"fastest {best.file}, batch {best.batch}: {best.speedup:.2f}x" if best else "no target here")
+    return [dict(vars(row)) for row in rows]
+
+
+def timed_on(kind: str, target: str) -> bool:
+    """fp16 is for GPUs; int8 QDQ falls back to slow paths on CUDA and is not timed there."""
+    return kind != "fp16" if target == "cpu" else kind != "int8"
+
+
+def fresh_folder(path: Path) -> Path:
+    """An empty folder; what an interrupted deploy left there is removed."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    return path
+
+
+def rewrite_report(folder: Path) -> Path:
+    """Write report.html of a bundle anew from its manifest; checksums follow. Returns the page's path.
+
+    Raises:
+        BadInput: no bundle there, or a damaged one.
+    """
+    manifest = bundle.read_manifest(folder)
+    with TemporaryDirectory() as temporary:
+        page = Path(temporary) / "report.html"
+        write_report(page, manifest, manifest.get("stages", []), manifest.get("confusion"))
+        kept = {p.name: p for p in folder.iterdir() if p.name not in (bundle.MANIFEST, bundle.SUMS)}
+        bundle.write_bundle(folder, {**kept, "report.html": page}, manifest)
+    return folder / "report.html"

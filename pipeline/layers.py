@@ -1,0 +1,49 @@
+"""Which weights a stage works on: names matched by patterns, errors that suggest."""
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Sequence
+
+from tersor.models.errors import BadInput
+from tersor.models.network import Network
+from tersor.pipeline.constraints import is_weight
+
+
+def weight_layers(network: Network) -> list[str]:
+    """Names of all Conv and Linear layers, in the order of the definition."""
+    return [name for name, layer in network.module().named_modules() if is_weight(layer)]
+
+
+def matching(layers: Sequence[str], patterns: Iterable[str], where: str) -> set[str]:
+    """Layers that match any of the shell patterns.
+
+    Raises:
+        BadInput: a pattern matches nothing; near names are suggested.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = fnmatch.filter(layers, pattern)
+        if not hits:
+            near = difflib.get_close_matches(pattern, layers, 3)
+            raise BadInput(
+                f"no layer matches {pattern!r}",
+                wanted=f"a pattern for some of {', '.join(layers[:8])}{' ...' if len(layers) > 8 else ''}",
+                where=where,
+                todo=f"Did you mean {', '.join(near)}?" if near else None,
+            )
+        found.update(hits)
+    return found
+
+
+def chosen_layers(network: Network, patterns: Sequence[str], exclude: Sequence[str], where: str) -> list[str]:
+    """Conv and Linear layers that match `patterns` (all, when empty) and not `exclude`, in order.
+
+    Raises:
+        BadInput: a pattern matches nothing, or no layer is left.
+    """
+    layers = weight_layers(network)
+    chosen = matching(layers, patterns, where) if patterns else set(layers)
+    chosen -= matching(layers, exclude, where)
+    if not chosen:
+        raise BadInput("no layer is left to work on", got=f"{len(layers)} layers, all excluded", where=where)
+    return [name for name in layers if name in chosen]

@@ -1,0 +1,209 @@
+"""The only place that imports NNI 3.0, and the guards against what it does silently.
+
+NNI's last commit is of October 2023; nothing upstream will be fixed, so each known fault has a
+guard here and a contract test in tests/contract/test_nni.py:
+
+- its own tracer dies on today's torch (nni#5768): we pass a torch.fx trace;
+- masks and module are changed in place: both are deep-copied;
+- without dependency groups conflicting masks are resolved by un-pruning: groups are always set;
+- channels that are constant on random data are removed although nobody asked: the caller compares
+  the widths got with the widths asked (`structure.prune_channels`);
+- replaced layers come back in training mode: `.eval()`;
+- it prints: stdout is swallowed and its loggers are quiet.
+"""
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from tersor.models.errors import BadInput
+
+PRUNERS = {"l1norm": "L1NormPruner", "l2norm": "L2NormPruner", "fpgm": "FPGMPruner"}
+"""Name in a recipe -> NNI's class. l1norm: arXiv:1608.08710, fpgm: arXiv:1811.00250."""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Swallow NNI's prints, log lines and warnings; errors pass."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        import nni
+
+        nni.silence_stdout()
+        for name in ("nni", "Shape Dependency", "nni.compression"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        import nni.compression.speedup.mask_conflict as mask_conflict
+
+        vars(mask_conflict)["print"] = lambda *_, **__: None
+        yield
+
+
+def _quiet_logger() -> logging.Logger:
+    logger = logging.getLogger("nni.tersor")
+    logger.setLevel(logging.CRITICAL)
+    return logger
+
+
+def trace(module: nn.Module) -> fx.GraphModule:
+    """Trace a module symbolically with torch.fx.
+
+    Raises:
+        BadInput: the forward pass depends on values or shapes (the remedy is named).
+    """
+    try:
+        return fx.symbolic_trace(module)
+    except Exception as error:
+        raise BadInput(
+            "channels cannot be pruned: the network's forward pass cannot be traced",
+            got=f"{type(error).__name__}: {error}",
+            wanted="a forward pass without `if` or loops over shapes or values",
+            where=f"{type(module).__name__}.forward",
+            todo="Move the condition into __init__, or leave out the structure stage",
+        ) from error
+
+
+def dependency_groups(module: nn.Module, example: torch.Tensor) -> list[set[str]]:
+    """Sets of layers whose output channels must be removed together (residual sums and the like).
+
+    Args:
+        module: the network, in eval mode; not changed.
+        example: an input (N, C, H, W), float32.
+
+    Returns:
+        Sets of module names; a layer that is in none is free.
+    """
+    groups: dict[str, set[str]] = {}
+    for entry in _grouped_config(_propagated(module, example), _prunable(module), 0.5):
+        group = entry.get("dependency_group_id")
+        if group is not None:
+            groups.setdefault(group, set()).update(entry["op_names"])
+    return list(groups.values())
+
+
+def channel_masks(
+    module: nn.Module, example: torch.Tensor, pruner: str, remove: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
+    """Let an NNI pruner choose which output channels to keep.
+
+    Args:
+        module: the network, in eval mode; not changed.
+        example: an input (N, C, H, W), float32.
+        pruner: one of PRUNERS.
+        remove: layer name -> how many of its output channels to remove; layers of one dependency
+            group must remove equally many.
+
+    Returns:
+        layer name -> bool tensor (out_channels,), True where a channel is kept.
+    """
+    with _quiet():
+        import nni.compression.pruning as pruners
+
+        config = []
+        for layer, count in remove.items():
+            width = module.get_submodule(layer).weight.shape[0]  # type: ignore[union-attr]
+            # NNI floors ratio x width; half a channel more survives the rounding of the division
+            config += [
+                {"op_names": [layer], "sparse_ratio": min(1.0, (count + 0.5) / width) if count else 0.0}
+            ]
+        traced = _propagated(module, example)
+        config = [
+            e for entry in config for e in _grouped_config(traced, entry["op_names"], entry["sparse_ratio"])
+        ]
+        config = _one_group_id(config, dependency_groups(module, example))
+        chooser = getattr(pruners, PRUNERS[pruner])(copy.deepcopy(module), config)
+        _, masks = chooser.compress()
+    kept = {name: mask["weight"].flatten(1).ne(0).any(1) for name, mask in masks.items()}
+    return {name: kept[name] for name in remove}
+
+
+def speed_up(
+    module: nn.Module, example: torch.Tensor, kept: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Let NNI's ModelSpeedup rebuild the module without the channels that are not kept.
+
+    Args:
+        module: the network, in eval mode; not changed.
+        example: an input (N, C, H, W), float32.
+        kept: layer name -> bool tensor (out_channels,).
+
+    Returns:
+        The state dict of the rebuilt module, names as before, shapes smaller.
+
+    Raises:
+        BadInput: ModelSpeedup cannot handle a layer (named, with the remedy).
+    """
+    masks = {name: _expand(module.get_submodule(name), keep) for name, keep in kept.items()}
+    with _quiet():
+        from nni.compression.speedup import ModelSpeedup
+
+        target = copy.deepcopy(module)
+        rebuilder = ModelSpeedup(
+            target, example, copy.deepcopy(masks), graph_module=trace(target), logger=_quiet_logger()
+        )
+        try:
+            rebuilt = rebuilder.speedup_model()
+        except Exception as error:
+            raise BadInput(
+                "NNI's ModelSpeedup cannot rebuild this network",
+                got=f"{type(error).__name__}: {error}",
+                where=f"layer {_failing_layer(error, module)!r}",
+                todo="List the layers that feed it under `exclude` of the structure stage; a reshape with a "
+                "number written in must become `flatten` or `view(n, -1)`, and zero-padding shortcuts "
+                "(option A) projections (option B)",
+            ) from error
+    return {name: tensor.detach().clone() for name, tensor in rebuilt.eval().state_dict().items()}
+
+
+def _prunable(module: nn.Module) -> list[str]:
+    return [name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+
+
+def _propagated(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
+    from torch.fx.passes.shape_prop import ShapeProp
+
+    traced = trace(copy.deepcopy(module))
+    with torch.no_grad():
+        ShapeProp(traced).propagate(example)
+    return traced
+
+
+def _grouped_config(traced: fx.GraphModule, layers: list[str], ratio: float) -> list[dict[str, Any]]:
+    """NNI's config entries, one a layer, with its dependency group ids."""
+    with _quiet():
+        from nni.compression.speedup.dependency import auto_set_denpendency_group_ids
+
+        return auto_set_denpendency_group_ids(traced, [{"op_names": layers, "sparse_ratio": ratio}])
+
+
+def _one_group_id(config: list[dict[str, Any]], groups: list[set[str]]) -> list[dict[str, Any]]:
+    """Give layers of one group one id: NNI draws fresh ids on every call."""
+    ids = {layer: f"group{i}" for i, group in enumerate(groups) for layer in group}
+    return [
+        {**e, "dependency_group_id": ids[e["op_names"][0]]} if e["op_names"][0] in ids else e for e in config
+    ]
+
+
+def _expand(layer: nn.Module, keep: torch.Tensor) -> dict[str, torch.Tensor]:
+    """NNI's mask of a layer: 0 and 1, of the shape of weight and bias."""
+    weight, bias = layer.weight, layer.bias
+    mask = keep.float().reshape(-1, *[1] * (weight.dim() - 1)).expand_as(weight).clone()  # type: ignore
+    return {"weight": mask} | ({"bias": keep.float()} if bias is not None else {})
+
+
+def _failing_layer(error: BaseException, module: nn.Module) -> str:
+    """The layer in whose replacement or propagation NNI failed, read off the traceback's locals."""
+    names = {name.replace(".", "_"): name for name, _ in module.named_modules()}
+    found, step = "unknown", error.__traceback__
+    while step is not None:
+        node = step.tb_frame.f_locals.get("node")
+        if isinstance(node, fx.Node):
+            found = names.get(node.name, f"{node.name} ({node.op} {node.target})")
+        step = step.tb_next
+    return found

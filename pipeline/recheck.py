@@ -1,0 +1,46 @@
+"""`tersor verify`: hand the bundle, and the test split where it is at hand, to export.verify. No torch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tersor.export.bundle import read_manifest
+from tersor.export.verify import Check, verify
+from tersor.models.errors import BadInput
+from tersor.models.preprocessing import Preprocessing
+
+
+def recheck(bundle: Path, data: Path | None) -> list[Check]:
+    """Check a bundle; accuracy too when the data are given, or need no path (digits).
+
+    Raises:
+        BadInput: no bundle, a damaged manifest, or data that are not those of the bundle.
+    """
+    manifest = read_manifest(bundle)
+    return verify(bundle, test=_test_split(manifest, data))
+
+
+def _test_split(manifest: dict[str, Any], path: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
+    from tersor.pipeline.data import load_data
+
+    told = manifest.get("data", {})
+    settings = dict(told.get("settings", {}))
+    if path is None and settings.get("kind") != "digits":
+        return None
+    try:
+        data = load_data(**settings, path=path, seed=told["seed"])
+    except ImportError:
+        if path is None:
+            return None  # the data were not asked for, and what reads them is not installed
+        raise
+    if data.digest() != told["sha256"]:
+        raise BadInput(
+            "these are not the data of the bundle",
+            got=f"SHA-256 {data.digest()}",
+            wanted=f"SHA-256 {told['sha256']}",
+            where=path or data.name,
+        )
+    pre = manifest["preprocessing"]
+    preprocessing = Preprocessing(pre["divisor"], tuple(pre["mean"]), tuple(pre["std"]))
+    return preprocessing.apply(data.test.images), data.test.labels

@@ -1,0 +1,204 @@
+"""The recipe: one YAML file, one typed model per stage's settings."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Augment(Settings):
+    """Random changes to training images, drawn anew for every image and epoch."""
+
+    shift_pixels: int = Field(0, ge=0, description="pad by this many pixels and crop at random")
+    flip: bool = Field(False, description="mirror left-right with probability 1/2")
+
+
+class Training(Settings):
+    """How a network is trained; shared by `train` and `tune`."""
+
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(128, ge=1)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = Field(0.05, gt=0, description="peak of the schedule")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD's; Adam keeps its betas")
+    nesterov: bool = True
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    label_smoothing: Fraction = 0.0
+    augment: Augment = Augment()
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
+    channels_last: bool = False
+    early_stop_patience: int | None = Field(
+        None, ge=1, description="stop after this many epochs without a better validation loss, keep the best"
+    )
+
+
+class Train(Training):
+    """Train from fresh weights."""
+
+    stage: Literal["train"]
+    name: Name = "train"
+
+
+class Tune(Training):
+    """Fine-tune; zeros stay zero, shared values stay shared, b-bit values stay on their grid."""
+
+    stage: Literal["tune"]
+    name: Name = "tune"
+    optimizer: Literal["sgd", "adam"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["one_cycle", "cosine", "constant"] = "cosine"
+
+
+class Load(Settings):
+    """Take weights that were trained elsewhere."""
+
+    stage: Literal["load"]
+    name: Name = "load"
+    weights: Path = Field(description=".safetensors, or a state dict saved by torch.save (.pt, .pth)")
+
+
+class Structure(Settings):
+    """Remove channels with an NNI pruner and rebuild the network with ModelSpeedup."""
+
+    stage: Literal["structure"]
+    name: Name = "structure"
+    pruner: Literal["fpgm", "l1norm", "l2norm"] = "fpgm"
+    sparsity: float = Field(0.5, ge=0, lt=1, description="fraction of the channels to remove")
+    align: int | None = Field(None, ge=1, description="kept widths are multiples of this")
+    layers: list[str] = Field([], description="patterns of layers to prune; empty: all convolutions")
+    exclude: list[str] = []
+    linear: bool = Field(False, description="prune neurons of linear layers too")
+    reestimate_batch_norm: bool = True
+
+
+class Sparsity(Settings):
+    """Set small weights of Conv and Linear layers to zero.
+
+    method `std`: |w| < amount x standard deviation of the layer. `level`: the fraction `amount` of each
+    layer. `global`: the fraction `amount` of all layers together, by magnitude.
+    """
+
+    stage: Literal["sparsity"]
+    name: Name = "sparsity"
+    method: Literal["std", "level", "global"] = "std"
+    amount: float = Field(1.0, ge=0)
+    layers: list[str] = Field([], description="patterns; empty: all Conv and Linear layers")
+    exclude: list[str] = []
+    per_layer: dict[str, float] = Field({}, description="layer name -> its own amount")
+
+    @model_validator(mode="after")
+    def _fraction(self) -> "Sparsity":
+        if self.method != "std" and not 0 <= self.amount < 1:
+            raise ValueError(f"amount is a fraction of the weights for method {self.method}: 0 <= amount < 1")
+        return self
+
+
+class Sharing(Settings):
+    """Replace the weights of each layer by few shared values (k-means); zeros stay outside."""
+
+    stage: Literal["sharing"]
+    name: Name = "sharing"
+    bits: int = Field(4, ge=1, le=8)
+    values: int | None = Field(None, ge=1, le=256, description="shared values a layer; default 2^bits")
+    layers: list[str] = []
+    exclude: list[str] = []
+    per_layer: dict[str, int] = Field({}, description="layer name -> its own bits")
+
+    @model_validator(mode="after")
+    def _count(self) -> "Sharing":
+        if self.values is not None and self.values > 2**self.bits:
+            raise ValueError(f"values ({self.values}) do not fit {self.bits} bits")
+        return self
+
+
+class Linear(Settings):
+    """Round the weights to a uniform b-bit grid."""
+
+    stage: Literal["linear"]
+    name: Name = "linear"
+    bits: int = Field(8, ge=1, le=16)
+    symmetric: bool = True
+    per_channel: bool = True
+    layers: list[str] = []
+    exclude: list[str] = []
+
+
+Stage = Annotated[Train | Load | Tune | Structure | Sparsity | Sharing | Linear, Field(discriminator="stage")]
+
+
+class DataSettings(Settings):
+    """Where the images come from. `path` is what DATA= or --data sets."""
+
+    kind: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder"] = "digits"
+    path: Path | None = None
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    test_fraction: float = Field(0.25, gt=0, lt=1, description="for sets without a test split of their own")
+    image_size: tuple[int, int] | None = None
+    channels: Literal[1, 3] | None = None
+    resize: bool = False
+    limit: int | None = Field(None, ge=2, description="at most this many training images")
+
+
+class Deploy(Settings):
+    """What is shipped and where it is timed."""
+
+    targets: list[Literal["cpu", "cuda"]] = ["cpu"]
+    batches: list[Annotated[int, Field(ge=1)]] = [1, 64]
+    threads: list[Annotated[int, Field(ge=1)]] = [1]
+    int8: bool = True
+    lowbit: bool = True
+    seconds_per_model: float = Field(1.0, gt=0, description="timing budget of one file at one batch size")
+    calibration_images: int = Field(256, ge=1)
+
+
+class Gates(Settings):
+    """Claims that must hold, or deploy fails with exit code 3."""
+
+    max_accuracy_drop: Fraction | None = Field(None, description="of any shipped file against the baseline")
+    max_bytes: int | None = Field(None, ge=1, description="of model.tsr")
+    max_latency_ms: float | None = Field(None, gt=0, description="p50 of the fastest file, first batch size")
+    max_abs_diff: float | None = Field(None, gt=0, description="torch against ONNX Runtime, fp32 files")
+
+
+class Recipe(Settings):
+    """Everything that decides the result. Same recipe, seed, threads and machine type: same bytes."""
+
+    name: Name
+    seed: int = Field(0, ge=0)
+    threads: int = Field(2, ge=1, description="threads of training; part of what decides the bytes")
+    device: Literal["cpu", "cuda"] = "cpu"
+    model: str = Field(description="a network of the zoo, or path/to/file.py:factory")
+    arguments: dict[str, Any] = {}
+    data: DataSettings = DataSettings()
+    stages: list[Stage] = Field(min_length=1)
+    deploy: Deploy = Deploy()
+    gates: Gates = Gates()
+
+    @field_validator("stages")
+    @classmethod
+    def _order(cls, stages: list[Any]) -> list[Any]:
+        if stages[0].stage not in ("train", "load"):
+            raise ValueError(f"the first stage must be `train` or `load`, not `{stages[0].stage}`")
+        late = [s.name for s in stages[1:] if s.stage in ("train", "load")]
+        if late:
+            raise ValueError(f"`train` and `load` can only come first; found {', '.join(late)} later")
+        names = [s.name for s in stages]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"two stages are called {', '.join(twice)}: give one a `name:` of its own")
+        return stages
+
+    def decides_network(self) -> dict[str, Any]:
+        """The settings that compress depends on, as plain data; deploy and gates may change freely."""
+        return self.model_dump(mode="json", exclude={"deploy", "gates", "name"})

@@ -1,0 +1,135 @@
+"""The first story: a recipe's stages in order, each one measured, each one resumable.
+
+Resume and run are one thing: a stage whose result is in the cache is taken from there.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from tersor.export.pack import pack
+from tersor.models.network import Network
+from tersor.pipeline.data import Data, load_data
+from tersor.pipeline.environment import environment, prepare_torch, versions
+from tersor.pipeline.measure import measure
+from tersor.pipeline.progress import Reporter, Tell
+from tersor.pipeline.recipe import Recipe
+from tersor.pipeline.recipe_file import write_recipe
+from tersor.pipeline.stages import STAGES, Context, fresh_network, stage_identity, stage_seed
+from tersor.pipeline.store import (
+    StageResult,
+    Store,
+    digest_of,
+    drop_other_stages,
+    read_json,
+    replace_with_link,
+    show_stage,
+    write_json,
+)
+from tersor.pipeline.training import Images
+
+
+def compress(recipe: Recipe, store: Store, *, quiet: bool = False) -> Path:
+    """Run a recipe: train, prune, tune, share, pack; returns the run folder.
+
+    Raises:
+        TersorError: any of its kinds, with the exit code that belongs to it.
+    """
+    prepare_torch(recipe)
+    data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
+    with store.hold(recipe.name) as run, Reporter(steps(recipe), quiet=quiet) as reporter:
+        digest, before = "start", None
+        for index, settings in enumerate(recipe.stages):
+            digest = digest_of(stage_identity(recipe, index, data.digest(), digest, versions()))
+            with reporter.step() as tell:
+                before = store.find(digest) or compute(recipe, data, store, index, digest, before, tell)
+                tell(1.0, summary(before))
+            show_stage(run, index + 1, settings.name, before)
+        with reporter.step() as tell:
+            tell(1.0, finish(recipe, run, before))
+    return run
+
+
+def compute(
+    recipe: Recipe, data: Data, store: Store, index: int, digest: str, before: StageResult | None, tell: Tell
+) -> StageResult:
+    """Run one stage in its working folder, measure its result, and put both into the cache."""
+    settings, began = recipe.stages[index], time.monotonic()
+    with store.working_folder(digest) as folder:
+        start = before.network() if before else checked_start(recipe, data, tell)
+        context = Context(recipe, data, stage_seed(recipe, index), folder / "checkpoint.pt", tell)
+        network, details = STAGES[settings.stage][1](start, settings, context)
+        seconds = time.monotonic() - began
+        validation = Images.of(data.validation, data.preprocessing)
+        measured = measure(network, validation, folder / "model.onnx", before.onnx if before else None)
+        network.save(folder / "network.safetensors")
+        head = {"name": settings.name, "stage": settings.stage, "seconds": round(seconds, 3)}
+        write_json(folder / "metrics.json", {**head, **measured, "details": details})
+        return store.finish(digest, folder)
+
+
+def checked_start(recipe: Recipe, data: Data, tell: Tell) -> Network:
+    """The fresh network, after what can go wrong later has been tried: pruning and export."""
+    start = fresh_network(recipe, data)
+    for settings in recipe.stages:
+        if settings.stage == "structure":
+            from tersor.pipeline.structure import try_structure
+
+            tell(0.0, "checking that its channels can be pruned")
+            try_structure(start, settings)
+    return start
+
+
+def finish(recipe: Recipe, run: Path, last: StageResult | None) -> str:
+    """The last stage's files at the top of the run folder, and the packed file; returns a few words."""
+    assert last is not None  # a recipe has at least one stage
+    replace_with_link(last.folder / "network.safetensors", run / "network.safetensors")
+    replace_with_link(last.onnx, run / "model.onnx")
+    report = pack(run / "model.onnx", run / "model.tsr")
+    names = [f"{i + 1:02d}-{s.name}" for i, s in enumerate(recipe.stages)]
+    drop_other_stages(run, names)
+    write_recipe(recipe, run / "recipe.yaml")
+    write_json(run / "environment.json", environment(recipe))
+    digest = {"recipe_sha256": digest_of(recipe.decides_network()), "stage_sha256": last.digest}
+    sizes = {"onnx_bytes": report.original_bytes, "packed_bytes": report.packed_bytes}
+    write_json(run / "metrics.json", {"stages": names, **digest, **sizes})
+    return f"{report.original_bytes:,} -> {report.packed_bytes:,} bytes"
+
+
+def steps(recipe: Recipe) -> list[tuple[str, float]]:
+    """The steps of a run and their rough relative durations, in epochs."""
+    return [(s.name, getattr(s, "epochs", 2.0)) for s in recipe.stages] + [("huffman", 1.0)]
+
+
+def summary(result: StageResult) -> str:
+    """One line about a finished stage."""
+    m = result.metrics
+    words = (
+        f"validation {100 * m['validation_accuracy_fraction']:6.2f} %  packed {m['packed_bytes']:>9,} bytes"
+    )
+    return words + ("  (reused)" if result.reused else "")
+
+
+def stage_metrics(run: Path) -> list[dict[str, Any]]:
+    """The metrics of a finished run's stages, in order.
+
+    Raises:
+        BadInput: the run is not finished or damaged.
+    """
+    todo = "Run `tersor compress` first"
+    names = read_json(run / "metrics.json", "the run's metrics", todo)["stages"]
+    return [read_json(run / name / "metrics.json", "a stage's metrics", todo) for name in names]
+
+
+def plan(recipe: Recipe, store: Store) -> str:
+    """What a run would do: one line a stage, cached or not, with its share of the work."""
+    prepare_torch(recipe)
+    data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
+    digest, lines = "start", [f"{recipe.name}: {recipe.model} on {data.name}, {len(data.train):,} images"]
+    for index, settings in enumerate(recipe.stages):
+        digest = digest_of(stage_identity(recipe, index, data.digest(), digest, versions()))
+        cached = store.find(digest)
+        spent = f"cached, took {cached.metrics['seconds']:.1f} s" if cached else "to do"
+        epochs = f"{settings.epochs} epochs" if hasattr(settings, "epochs") else ""
+        lines.append(f"  {index + 1:2d} {settings.name:<16} {settings.stage:<10} {epochs:<10} {spent}")
+    return "\n".join(lines)

@@ -1,0 +1,198 @@
+"""The table of stages: for each kind one function and a version number.
+
+Adding a stage: a settings class in recipe.py, a function, a line here. Raise the version whenever a
+stage's result changes for equal settings: cached results of older versions are then not used.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tersor.models import definition, network
+from tersor.models.errors import BadInput
+from tersor.models.network import Network
+from tersor.pipeline.data import Data
+from tersor.pipeline.linear import quantize_weights
+from tersor.pipeline.recipe import Recipe
+from tersor.pipeline.sharing import share_weights
+from tersor.pipeline.sparsity import prune_weights
+from tersor.pipeline.training import Progress, fit
+
+Result = tuple[Network, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage is given besides its network and settings."""
+
+    recipe: Recipe
+    data: Data
+    seed: int
+    checkpoint: Path
+    progress: Progress
+
+
+def train(start: Network, settings: Any, context: Context) -> Result:
+    """Train or fine-tune; constraints are read off the weights."""
+    return fit(
+        start,
+        settings,
+        context.data,
+        seed=context.seed,
+        device=context.recipe.device,
+        checkpoint=context.checkpoint,
+        progress=context.progress,
+    )
+
+
+def load_weights(start: Network, settings: Any, context: Context) -> Result:
+    """Put weights from a file into the fresh network."""
+    return with_weights(start, settings.weights), {"weights_sha256": file_digest(settings.weights)}
+
+
+def prune_structure(start: Network, settings: Any, context: Context) -> Result:
+    """Remove channels with NNI and prove the rebuilt network."""
+    from tersor.pipeline.structure import prune_channels  # imports NNI's neighbourhood: slow, so late
+
+    images = context.data.preprocessing.apply(context.data.train.images[:10_000])
+    torch.manual_seed(context.seed)  # NNI's propagation draws random inputs
+    return prune_channels(start, settings, images, context.progress)
+
+
+def prune_small_weights(start: Network, settings: Any, context: Context) -> Result:
+    """Set small weights to zero."""
+    return prune_weights(start, settings)
+
+
+def share(start: Network, settings: Any, context: Context) -> Result:
+    """Replace weights by few shared values."""
+    return share_weights(start, settings)
+
+
+def quantize(start: Network, settings: Any, context: Context) -> Result:
+    """Round weights to a uniform grid."""
+    return quantize_weights(start, settings)
+
+
+STAGES: dict[str, tuple[int, Callable[[Network, Any, Context], Result]]] = {
+    "train": (1, train),
+    "tune": (1, train),
+    "load": (1, load_weights),
+    "structure": (1, prune_structure),
+    "sparsity": (1, prune_small_weights),
+    "sharing": (1, share),
+    "linear": (1, quantize),
+}
+"""kind -> (version of its result, function)."""
+
+
+def fresh_network(recipe: Recipe, data: Data) -> Network:
+    """The recipe's network with fresh weights, checked against the data.
+
+    Raises:
+        BadInput: the network does not take these images or has another number of outputs.
+    """
+    torch.manual_seed(_seed(recipe.seed, 0))
+    start = network.create(recipe.model, recipe.arguments, data.input_shape, data.classes, data.preprocessing)
+    example = torch.zeros(2, *data.input_shape)
+    try:
+        with torch.no_grad():
+            logits = start.module()(example)
+    except RuntimeError as error:
+        raise BadInput(
+            "the network does not take these images",
+            got=f"images of {_shape_words(data.input_shape)}; {str(error).splitlines()[0]}",
+            where=f"network `{recipe.model}`, data `{data.name}`",
+            todo="Set `arguments` of the network, or `data.image_size` and `data.channels`",
+        ) from error
+    if tuple(logits.shape) != (2, len(data.classes)):
+        raise BadInput(
+            "the network's outputs do not fit the classes",
+            got=f"outputs of shape {tuple(logits.shape)} for 2 images",
+            wanted=f"(2, {len(data.classes)})",
+            where=f"network `{recipe.model}`, data `{data.name}`",
+        )
+    return start
+
+
+def with_weights(start: Network, path: Path) -> Network:
+    """`start` with the weights of a file: .safetensors, or a state dict read with weights_only=True.
+
+    Raises:
+        BadInput: missing, damaged, a pickle with code in it, or tensors that do not fit (layer named).
+    """
+    if not path.is_file():
+        raise BadInput("the weights are missing", where=path, todo="Check `weights` of the load stage")
+    tensors = _read_weights(path)
+    loaded = start.with_tensors(
+        {k: v.detach().cpu().float() if v.is_floating_point() else v for k, v in tensors.items()}
+    )
+    return loaded.with_module(loaded.module())
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        hostile = "Unsupported" in str(error) or "weights_only" in str(error).lower()
+        raise BadInput(
+            "the weights file holds code, not only tensors" if hostile else "the weights cannot be read",
+            got=str(error).splitlines()[0][:200],
+            wanted="a .safetensors file, or a state dict saved with torch.save(model.state_dict(), ...)",
+            where=path,
+            todo="It was not executed. Save the state dict alone, better as .safetensors",
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise BadInput("the weights file is no state dict", got=type(state).__name__, where=path)
+    return state
+
+
+def stage_identity(
+    recipe: Recipe, index: int, data_digest: str, before: str, versions: dict[str, str]
+) -> dict[str, Any]:
+    """Everything that decides a stage's result, as plain data to be hashed."""
+    settings = recipe.stages[index]
+    identity: dict[str, Any] = {
+        "settings": settings.model_dump(mode="json", exclude={"name"}),
+        "version": STAGES[settings.stage][0],
+        "before": before,
+        "index": index,
+        "model": [recipe.model, recipe.arguments, definition.source_digest(recipe.model)],
+        "data": data_digest,
+        "seed": recipe.seed,
+        "threads": recipe.threads,
+        "device": recipe.device,
+        "versions": versions,
+    }
+    if settings.stage == "load":
+        identity["weights"] = file_digest(settings.weights)
+    return identity
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256 of a file in hex, None when it is not there."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def stage_seed(recipe: Recipe, index: int) -> int:
+    """The seed of a stage: its own for each index."""
+    return _seed(recipe.seed, index + 1)
+
+
+def _seed(seed: int, index: int) -> int:
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint32)[0])
+
+
+def _shape_words(shape: tuple[int, int, int]) -> str:
+    return f"{shape[0]} channel{'s' if shape[0] > 1 else ''}, {shape[1]}x{shape[2]} pixels"

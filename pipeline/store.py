@@ -1,0 +1,218 @@
+"""The only code that touches the run folder and the stage cache.
+
+runs/<name>/            what a person looks at: a folder per stage, the final files, metrics.json
+runs/.stages/<digest>/  finished stage results, shared by all runs; a stage that is under way works in
+                        <digest>.partial and is renamed when done, so a finished folder is always whole
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tersor.models.errors import BadInput, Busy, Unavailable
+from tersor.models.network import Network, load
+
+STAGE_FILES = ("network.safetensors", "model.onnx", "metrics.json")
+
+
+def digest_of(parts: Mapping[str, Any]) -> str:
+    """SHA-256 in hex over plain data."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage: its folder in the cache, and whether it had to be computed."""
+
+    digest: str
+    folder: Path
+    reused: bool
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What was measured after the stage."""
+        return json.loads((self.folder / "metrics.json").read_text())
+
+    def network(self) -> Network:
+        """The network the stage produced."""
+        return load(self.folder / "network.safetensors")
+
+    @property
+    def onnx(self) -> Path:
+        """The network as plain ONNX, BatchNorm unfolded."""
+        return self.folder / "model.onnx"
+
+
+class Store:
+    """A root folder (`runs/`) with its stage cache."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.cache = root, root / ".stages"
+
+    def find(self, digest: str) -> StageResult | None:
+        """A finished, undamaged stage, or None. A damaged one is moved out of the way."""
+        folder = self.cache / digest[:32]
+        if not folder.is_dir():
+            return None
+        try:
+            sums = json.loads((folder / "sums.json").read_text())
+            whole = all(_sha256(folder / name) == sums[name] for name in STAGE_FILES)
+        except (OSError, KeyError, ValueError):
+            whole = False
+        if not whole:
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        return StageResult(digest, folder, reused=True)
+
+    @contextlib.contextmanager
+    def working_folder(self, digest: str) -> Iterator[Path]:
+        """The folder in which a stage works; what lies there from an interrupted try is kept.
+
+        Raises:
+            Busy: another process works on the same stage.
+            Unavailable: the folder cannot be written.
+        """
+        with writing(self.cache):
+            self.cache.mkdir(parents=True, exist_ok=True)
+        partial = self.cache / f"{digest[:32]}.partial"
+        with lock(self.cache / f"{digest[:32]}.lock", "the same stage"), writing(partial):
+            partial.mkdir(exist_ok=True)
+            yield partial
+
+    def finish(self, digest: str, partial: Path) -> StageResult:
+        """Turn a working folder into a finished result."""
+        for entry in partial.iterdir():
+            if entry.name not in STAGE_FILES:
+                entry.unlink()
+        write_json(partial / "sums.json", {name: _sha256(partial / name) for name in STAGE_FILES})
+        folder = self.cache / digest[:32]
+        os.replace(partial, folder)
+        return StageResult(digest, folder, reused=False)
+
+    def run_folder(self, name: str) -> Path:
+        """The folder of a run, made if absent.
+
+        Raises:
+            Unavailable: it cannot be written.
+        """
+        folder = self.root / name
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextlib.contextmanager
+    def hold(self, name: str) -> Iterator[Path]:
+        """Hold the folder of a run against other processes.
+
+        Raises:
+            Busy: another run holds it.
+        """
+        folder = self.run_folder(name)
+        with writing(folder), lock(folder / ".lock", f"run {name!r}"):
+            yield folder
+
+
+def show_stage(run: Path, index: int, name: str, result: StageResult) -> None:
+    """Put a stage's result where a person looks for it: `<run>/<index>-<name>/`."""
+    folder = run / f"{index:02d}-{name}"
+    folder.mkdir(exist_ok=True)
+    for file in STAGE_FILES:
+        replace_with_link(result.folder / file, folder / file)
+
+
+def drop_other_stages(run: Path, keep: list[str]) -> None:
+    """Remove stage folders of an earlier form of the recipe."""
+    for entry in run.iterdir():
+        if entry.is_dir() and entry.name[:2].isdigit() and entry.name not in keep:
+            shutil.rmtree(entry)
+
+
+def replace_with_link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source` by a hard link, or a copy where links are not possible."""
+    temporary = target.with_name(target.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON to a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path, what: str, todo: str) -> Any:
+    """Read JSON.
+
+    Raises:
+        BadInput: missing or damaged; `what` and `todo` go into the message.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput(f"{what} is missing", where=path, todo=todo) from error
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{what} is damaged", got=str(error), where=path, todo=todo) from error
+
+
+@contextlib.contextmanager
+def lock(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        Busy: somebody else holds it.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy(
+                f"another process is working on {what}", where=path, todo="Wait for it, or stop it"
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write into errors for people.
+
+    Raises:
+        Unavailable: no space, read-only, no permission, or a file stands where a folder should be.
+    """
+    causes = {
+        errno.ENOSPC: ("the disk is full", "Free some space and run again; finished stages are kept"),
+        errno.EDQUOT: (
+            "the disk quota is used up",
+            "Free some space and run again; finished stages are kept",
+        ),
+        errno.EFBIG: ("a file would grow past the limit", "Raise the file size limit and run again"),
+        errno.EROFS: ("the folder is on a read-only disk", "Choose another folder"),
+        errno.EACCES: ("the folder may not be written", "Change its permissions or choose another"),
+        errno.EPERM: ("the folder may not be written", "Change its permissions or choose another"),
+        errno.ENOTDIR: ("a file stands where a folder should be", "Move it away or choose another folder"),
+        errno.EEXIST: ("a file stands where a folder should be", "Move it away or choose another folder"),
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in causes:
+            raise
+        what, todo = causes[error.errno]
+        raise Unavailable(what, got=error.strerror, where=error.filename or where, todo=todo) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

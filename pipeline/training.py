@@ -1,0 +1,290 @@
+"""One loop for training and fine-tuning. Images live in memory; crops and flips act on whole batches.
+
+Deterministic: every epoch seeds its own generators from (seed, epoch), so a training that was interrupted
+and resumed from its last checkpoint ends with the same bits as one that was not.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tersor.models.errors import TersorError
+from tersor.models.network import Network
+from tersor.models.preprocessing import Preprocessing
+from tersor.pipeline.constraints import bake, constrain
+from tersor.pipeline.data import Data, Split
+from tersor.pipeline.recipe import Augment, Training
+
+Progress = Callable[[float, str], None]
+"""Told the fraction done (0 to 1) and a few words."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split as tensors: preprocessed float32 (N, C, H, W) and int64 labels (N,)."""
+
+    inputs: Tensor
+    labels: Tensor
+
+    @staticmethod
+    def of(split: Split, preprocessing: Preprocessing, device: str = "cpu") -> "Images":
+        """Preprocess a whole split once."""
+        inputs = torch.from_numpy(preprocessing.apply(split.images))
+        return Images(inputs.to(device), torch.from_numpy(split.labels).to(device))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def fit(
+    network: Network,
+    settings: Training,
+    data: Data,
+    *,
+    seed: int,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> tuple[Network, dict[str, Any]]:
+    """Train a network under the constraints its weights express.
+
+    Args:
+        network: where to start.
+        settings: how to train.
+        data: trains on `data.train`, watches `data.validation`; the test split is not read.
+        seed: of shuffling, augmentation and dropout.
+        device: `cpu` or `cuda`.
+        checkpoint: file written after every epoch and resumed from when it exists.
+        progress: told fraction done, epoch and accuracy.
+
+    Returns:
+        The trained network (of the last epoch; of the best one with early stop), and its history.
+
+    Raises:
+        TersorError: the loss is no longer a number.
+    """
+    run = _Run(network, settings, data, seed, device)
+    run.resume(checkpoint)
+    while run.epoch < settings.epochs and not run.stopped():
+        run.one_epoch(progress)
+        if checkpoint is not None:
+            run.save(checkpoint)
+    return run.result()
+
+
+class _Run:
+    """The state of one training; everything that a checkpoint must hold is in `_state`."""
+
+    def __init__(self, network: Network, settings: Training, data: Data, seed: int, device: str) -> None:
+        self.network, self.settings, self.seed, self.device = network, settings, seed, device
+        memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.module = network.module().to(device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.constrained = constrain(self.module, network)
+        self.train = Images.of(data.train, data.preprocessing, device)
+        self.validation = Images.of(data.validation, data.preprocessing, device)
+        self.optimizer = _optimizer(self.module, settings)
+        self.batches = math.ceil(len(self.train) / settings.batch_size)
+        self.epoch, self.history = 0, list[dict[str, float]]()
+        self.best_loss, self.best_epoch = math.inf, 0
+        self.best: dict[str, Tensor] = {}
+
+    def one_epoch(self, progress: Progress) -> None:
+        """Train on every image once, then look at the validation split."""
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        torch.manual_seed(_mix(self.seed, self.epoch) + 1)  # dropout draws from the global generator
+        self.module.train()
+        order = torch.randperm(len(self.train), generator=generator).to(self.device)
+        total = 0.0
+        for step, chosen in enumerate(order.split(self.settings.batch_size)):
+            if len(chosen) == 1 and self.batches > 1:
+                continue  # BatchNorm has no variance over a single image
+            self._set_rate(self.epoch * self.batches + step)
+            inputs = augment(self.train.inputs[chosen], self.settings.augment, generator)
+            loss = self._step(inputs, self.train.labels[chosen])
+            self._check(loss, step)
+            total += loss * len(chosen)
+            done = (self.epoch + (step + 1) / self.batches) / self.settings.epochs
+            progress(done, self._words())
+        accuracy, validation_loss = evaluate(self.module, self.validation, precision=self.settings.precision)
+        self.epoch += 1
+        self.history.append(
+            {
+                "epoch": self.epoch,
+                "train_loss": total / len(self.train),
+                "validation_loss": validation_loss,
+                "validation_accuracy_fraction": accuracy,
+            }
+        )
+        self._remember_best(validation_loss)
+        progress(self.epoch / self.settings.epochs, self._words())
+
+    def _step(self, inputs: Tensor, labels: Tensor) -> float:
+        if self.settings.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with _autocast(self.device, self.settings.precision):
+            logits = self.module(inputs)
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _check(self, loss: float, step: int) -> None:
+        if not math.isfinite(loss):
+            raise TersorError(
+                "training diverged: the loss is no longer a number",
+                got=f"a loss of {loss}",
+                where=f"epoch {self.epoch + 1}, batch {step + 1} of {self.batches}",
+                todo=f"Lower learning_rate (now {self.settings.learning_rate:g}), or check the data for NaN",
+            )
+
+    def _set_rate(self, step: int) -> None:
+        rate = learning_rate(self.settings, step, self.settings.epochs * self.batches)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _words(self) -> str:
+        words = f"epoch {min(self.epoch + 1, self.settings.epochs)}/{self.settings.epochs}"
+        if self.history:
+            words += f", validation {100 * self.history[-1]['validation_accuracy_fraction']:.2f} %"
+        return words
+
+    def stopped(self) -> bool:
+        """Whether early stop has run out of patience."""
+        patience = self.settings.early_stop_patience
+        return patience is not None and self.epoch - self.best_epoch >= patience
+
+    def _remember_best(self, loss: float) -> None:
+        if self.settings.early_stop_patience is not None and loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, self.epoch
+            self.best = {k: v.clone() for k, v in self.module.state_dict().items()}
+
+    def result(self) -> tuple[Network, dict[str, Any]]:
+        """The trained network with plain tensors, and the history."""
+        if self.best:
+            self.module.load_state_dict(self.best)
+        bake(self.module)
+        details = {"epochs": self.epoch, "history": self.history, "constrained": self.constrained}
+        return self.network.with_module(self.module.to(memory_format=torch.contiguous_format)), details  # type: ignore[call-overload]
+
+    def save(self, path: Path) -> None:
+        """Write the state to a temporary name, then rename."""
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "numbers": [self.epoch, self.best_loss, self.best_epoch],
+            "history": self.history,
+        }
+        temporary = path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+    def resume(self, path: Path | None) -> None:
+        """Take up a checkpoint if there is one."""
+        if path is None or not path.is_file():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.best_loss, self.best_epoch = state["numbers"]
+        self.history, self.best = state["history"], state["best"]
+
+
+def evaluate(
+    module: nn.Module, images: Images, *, batch_size: int = 512, precision: str = "fp32"
+) -> tuple[float, float]:
+    """Accuracy (fraction) and mean cross-entropy (nats) of a module in eval mode."""
+    module.eval()
+    right, loss = 0, 0.0
+    with torch.inference_mode(), _autocast(images.inputs.device.type, precision):
+        for inputs, labels in zip(images.inputs.split(batch_size), images.labels.split(batch_size)):
+            logits = module(inputs).float()
+            right += int((logits.argmax(1) == labels).sum())
+            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+    return right / len(images), loss / len(images)
+
+
+def reestimate_batch_norm(module: nn.Module, images: np.ndarray, *, batch_size: int = 256) -> nn.Module:
+    """Replace running means and variances by their averages over images (N, C, H, W), float32.
+
+    Everything but BatchNorm stays in eval mode. Changes `module` in place and returns it in eval mode.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return module.eval()
+    momenta = [norm.momentum for norm in norms]
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # None means a plain average over all batches
+        norm.train()
+    with torch.no_grad():
+        for batch in torch.from_numpy(images).split(batch_size):
+            if len(batch) > 1:
+                module(batch)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    return module.eval()
+
+
+def augment(images: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
+    """Shift and mirror a batch (N, C, H, W) at random; each image is drawn for itself."""
+    count, _, height, width = images.shape
+    device, pad = images.device, settings.shift_pixels
+    if pad:
+        padded = functional.pad(images, (pad, pad, pad, pad), value=0.0)
+        down, right = torch.randint(0, 2 * pad + 1, (2, count), generator=generator).to(device)
+        rows = (down[:, None] + torch.arange(height, device=device))[:, None, :, None]
+        columns = (right[:, None] + torch.arange(width, device=device))[:, None, None, :]
+        which = torch.arange(count, device=device)[:, None, None, None]
+        channels = torch.arange(images.shape[1], device=device)[None, :, None, None]
+        images = padded[which, channels, rows, columns]
+    if settings.flip:
+        mirrored = torch.rand(count, generator=generator).lt(0.5).to(device)
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    return images
+
+
+def learning_rate(settings: Training, step: int, steps: int) -> float:
+    """The rate at a step of `steps`; one_cycle: linear warm-up over 30 %, then cosine."""
+    peak, at = settings.learning_rate, step / max(1, steps)
+    if settings.schedule == "constant":
+        return peak
+    if settings.schedule == "one_cycle":
+        if at < 0.3:
+            return peak * (0.04 + 0.96 * at / 0.3)
+        at = (at - 0.3) / 0.7
+    return peak * (0.5 * (1 + math.cos(math.pi * at)) + 1e-4)
+
+
+def _optimizer(module: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """Weight decay acts on tensors of rank 2 and more: not on biases, BatchNorm or codebooks."""
+    decayed = [p for p in module.parameters() if p.dim() >= 2]
+    others = [p for p in module.parameters() if p.dim() < 2]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    groups = [g for g in groups if g["params"]]
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=settings.learning_rate)
+    nesterov = settings.nesterov and settings.momentum > 0
+    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov)
+
+
+def _autocast(device: str, precision: str) -> torch.autocast:
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """A seed for each (seed, epoch): far apart, and the same everywhere."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint32)[0])
