@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tersor.export.parity import outputs
 from tersor.export.providers import TARGETS, open_session
 from tersor.models.errors import BadInput
 
@@ -153,8 +154,6 @@ def _interleave(
 
 def _runs_per_sample(session: "InferenceSession", feed: dict[str, np.ndarray]) -> int:
     """Warm up, and return how many runs make one sample."""
-    from tersor.export.parity import outputs
-
     outputs(session, next(iter(feed.values())))  # a wrong shape is told here, in words
     fastest, start = float("inf"), time.perf_counter()
     while time.perf_counter() - start < WARM_UP_SECONDS or fastest == float("inf"):

@@ -20,7 +20,8 @@ REMEDIES = (
         "no number written in for it",
     ),
     (
-        r"shape .* is invalid|mat1 and mat2|size of tensor|must match|reduction dim|should be equal|Expected .* input",
+        r"shape .* is invalid|mat1 and mat2|size of tensor|must match|reduction dim|should be equal"
+        r"|Expected .* input",
         "The layers do not fit together for this input shape: check `input_shape` and the layer named",
     ),
     (

@@ -21,7 +21,8 @@ STREAMS_FROM = 1 << 15
 NUMBA_FROM = 1 << 18
 """Not part of the format: where "auto" changes from plain to numba (first use costs about a second)."""
 
-_PLAIN_BITS = 1 << 20
+_CHUNK = 1 << 17
+"""Symbols or bits the plain engine looks at together: small enough for the cache."""
 
 
 def encode(symbols: NDArray[np.unsignedinteger], *, engine: Engine = "auto") -> bytes:
@@ -122,8 +123,8 @@ def _fast(engine: Engine, count: int):  # noqa: ANN202  (a module, or None for t
 def _histogram(symbols: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
     size = int(symbols.max()) + 1
     total = np.zeros(size, np.int64)
-    for i in range(0, len(symbols), _PLAIN_BITS):
-        total += np.bincount(symbols[i : i + _PLAIN_BITS], minlength=size)
+    for i in range(0, len(symbols), _CHUNK):
+        total += np.bincount(symbols[i : i + _CHUNK], minlength=size)
     return total
 
 
@@ -180,7 +181,7 @@ def _decode_stream(stream: memoryview, table: CodeTable, out: NDArray[np.unsigne
     symbols, lengths = lookup(table, table.longest)
     done, bit, total = 0, 0, 8 * len(stream)
     while done < len(out) and bit < total:
-        span = min(_PLAIN_BITS, total - bit)
+        span = min(_CHUNK, total - bit)
         window = windows(padded, np.arange(bit, bit + span))
         entry = window >> np.uint64(64 - table.longest)
         following = (np.arange(span) + lengths[entry]).tolist()

@@ -15,7 +15,7 @@ from tersor.models.errors import FormatError
 MIN_SPAN = 32
 """Part of the format: shorter payloads stay in the skeleton."""
 
-MAX_FIELDS = 1 << 22
+MAX_FIELDS = 1 << 20
 """Part of the format: a file with more fields is no network but an attempt to keep a decoder busy."""
 
 MAX_SPANS = 1 << 15

@@ -61,6 +61,7 @@ def to_int8(
     layers = {_layer(node): node for node in model.graph.node if node.op_type in WEIGHTED}
     excluded = _nodes_called(model, keep_float, layers, folded_onnx)
     quantized = _quantize(model, calibration, reduce_range, excluded, folded_onnx)
+    _free_outputs(quantized)
     graphs.tidy(quantized)
     _drop_unused_opsets(quantized)
     graphs.set_metadata(quantized, graphs.metadata(model) | {"precision": "int8"})
@@ -193,6 +194,32 @@ def _quantize(
             where=where,
             todo="Ship it as fp32, or keep the layer named in float",
         ) from error
+
+
+def _free_outputs(model: ModelProto) -> None:
+    """Let the last Gemm or MatMul give its float result as it is.
+
+    The quantizer rounds the logits to 256 steps between the calibration's extremes only to turn
+    them back into floats. That clips the clearest cases, and can make equal what was not.
+    """
+    graph = model.graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    for value in graph.output:
+        back = made_by.get(value.name)
+        rounding = (
+            made_by.get(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
+        )
+        layer = made_by.get(rounding.input[0]) if rounding is not None else None
+        if back is None or rounding is None or layer is None or layer.op_type not in ("Gemm", "MatMul"):
+            continue
+        readers = [n for n in graph.node if rounding.input[0] in n.input or rounding.output[0] in n.input]
+        if rounding.op_type == "QuantizeLinear" and len(readers) == 2:
+            layer.output[0] = value.name
+            graph.node.remove(back)
+            graph.node.remove(rounding)
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [t for t in graph.initializer if t.name not in used]:
+        graph.initializer.remove(tensor)
 
 
 def _drop_unused_opsets(model: ModelProto) -> None:

@@ -168,6 +168,7 @@ def _probe(target: str) -> str | None:
 
 
 def _short(error: Exception) -> str:
-    """The last part of ONNX Runtime's message, without its code and source lines."""
+    """What ONNX Runtime says, without error code, C++ signature and paths of its build."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
-    return re.sub(r"(/\S+/)+", "", text).strip()[:300]
+    text = re.sub(r"^\S+\.(cc|h):\d+ .*\) (?=[A-Z])", "", text)
+    return re.sub(r"(/\S+/)+", "", text).strip().rstrip(".")[:300]

@@ -27,6 +27,10 @@ FINENESS = (0, 1, 2, 3, 4, 5, 6, 7)
 """Class sizes tried: 2**fineness classes per doubling of the gap."""
 
 
+_CHUNK = 1 << 18
+"""Positions converted at once; it bounds a decoder's memory."""
+
+
 @dataclass(frozen=True)
 class Sparse:
     """What an encoder needs to know of a tensor.
@@ -54,8 +58,8 @@ def gap_class(gaps: Positions, fineness: int) -> tuple[NDArray[np.int64], NDArra
     return (extra << fineness) + (gaps >> extra), extra
 
 
-def _class_start(classes: NDArray[np.int64], fineness: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (smallest gap, number of extra bits), each [m], of gap classes."""
+def _class_start(classes: NDArray[np.int32], fineness: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return (smallest gap, number of extra bits), each [m], of gap classes of a piece of a tensor."""
     extra = np.maximum((classes >> fineness) - 1, 0)
     return (classes - (extra << fineness)) << extra, extra
 
@@ -105,8 +109,10 @@ def decode_relative(
     if not count:
         return _place(source, view, np.zeros(0, np.int64), np.zeros(0, f"<u{width}"), default)
     classes, _ = huffman.decode(source, count, _class_count(view.size - 1, fineness))
-    steps = _read_gaps(source, classes, fineness) + 1
-    positions = np.cumsum(steps) - 1
+    steps = _read_gaps(source, classes, fineness)
+    steps += 1
+    positions = np.cumsum(steps, dtype=np.int64)
+    positions -= 1
     values, _ = decode_values(source, count, width, is_float)
     return _place(source, view, positions, values, default)
 
@@ -180,9 +186,9 @@ def decode_joint(
         raise source.error("joint coding without values")
     symbols, _ = huffman.decode(source, count, size + _class_count(view.size, fineness))
     is_run = symbols >= size
-    steps = np.ones(count, np.int64)
+    steps = np.ones(count, np.int32)
     steps[is_run] += _read_gaps(source, symbols[is_run] - symbols.dtype.type(size), fineness)
-    positions = np.cumsum(steps)[~is_run] - 1
+    positions = np.cumsum(steps, dtype=np.int64)[~is_run] - 1
     return _place(source, view, positions, codebook[symbols[~is_run]], default)
 
 
@@ -190,14 +196,15 @@ def _narrow(symbols: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
     return symbols.astype(np.uint8 if int(symbols.max()) < 256 else np.uint16)
 
 
-def _read_gaps(source: ByteReader, classes: NDArray[np.integer], fineness: int) -> Positions:
-    """Read the extra bits of [m] classes; return the [m] gaps."""
-    start, extra = _class_start(classes.astype(np.int64), fineness)
-    bits = int(extra.sum())
+def _read_gaps(source: ByteReader, classes: NDArray[np.integer], fineness: int) -> NDArray[np.int32]:
+    """Read the extra bits of [m] classes; return the [m] gaps, below 2**23."""
+    start, extra = _class_start(classes.astype(np.int32), fineness)
+    bits = int(extra.sum(dtype=np.int64))
     packed = source.take((bits + 7) // 8)
     if bits % 8 and packed[-1] & (0xFF >> bits % 8):
         raise source.error("padding bits are not zero")
-    return start + unpack_fields(packed, extra).astype(np.int64)
+    start += unpack_fields(packed, extra).astype(np.int32)
+    return start
 
 
 def _place(source: ByteReader, view: View, positions: Positions, values: Patterns, default: int) -> Patterns:
@@ -206,5 +213,6 @@ def _place(source: ByteReader, view: View, positions: Positions, values: Pattern
         raise source.error("a value lies behind the end of its tensor", int(positions[-1]), f"< {view.size}")
     rows, columns = view.shape
     out = np.full(rows * columns, default, values.dtype)
-    out[from_view(view, positions)] = values
+    for i in range(0, len(positions), _CHUNK):
+        out[from_view(view, positions[i : i + _CHUNK])] = values[i : i + _CHUNK]
     return out

@@ -72,7 +72,8 @@ def _subtitle(manifest: Json) -> str:
     parts = [str(manifest.get("name", "unnamed")), f"{units.size(first)} to {units.size(last)}"]
     parts.append(f"test accuracy {units.share(head.accuracy_before)} to {units.share(head.accuracy_after)}")
     if head.fastest:
-        parts.append(f"fastest: {head.fastest}, {head.fastest_where}")
+        accuracy = units.share(head.fastest_accuracy)
+        parts.append(f"fastest: {head.fastest} ({accuracy}), {head.fastest_where}")
     return "  ·  ".join(parts)
 
 

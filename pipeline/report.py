@@ -5,6 +5,7 @@ from the same JSON it is the same, byte for byte.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from tersor.pipeline.picture import write_picture
 from tersor.pipeline.summary import Json, at, entries
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from rich.table import Table
 
 __all__ = ["before_after_table", "stage_table", "write_picture", "write_report"]
@@ -23,8 +25,11 @@ CODERS = (
     ("zstd_bytes", "zstd"),
     ("xz_bytes", "xz"),
     ("packed_bytes", "tersor"),
-    ("entropy_bytes", "entropy bound"),
+    ("entropy_bytes", "value entropy"),
 )
+
+LISTED = 24
+"""A longer list in a stage's details is counted, not printed; metrics.json has it whole."""
 
 
 def write_report(
@@ -37,6 +42,14 @@ def write_report(
         stages: the stages' metrics in their order, the baseline's training first.
         confusion: {"classes", "baseline", "model"}, counts with rows for the true class, or None.
     """
+    page = _template().render(**_page(manifest, stages, confusion))
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(path)
+
+
+@cache
+def _template() -> "Template":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     # By file and not by package: the rooms are links inside the package.
@@ -50,10 +63,7 @@ def write_report(
         keep_trailing_newline=True,
     )
     environment.globals.update(units=units, at=at, plain=_plain)
-    page = environment.get_template("report.html.j2").render(**_page(manifest, stages, confusion))
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    return environment.get_template("report.html.j2")
 
 
 def before_after_table(manifest: Json) -> "Table":
@@ -125,14 +135,14 @@ def _known(stage: Json, key: str) -> float | None:
 
 def _files(manifest: Json) -> Iterator[dict[str, Any]]:
     """The shipped files, the baseline first, each with its ratio and change against it."""
-    base = at(manifest, "baseline") or {}
+    base = summary.baseline(manifest)
     for entry in [base, *entries(manifest, "artifacts")]:
         if not entry:
             continue
         number = {k: units.known(entry.get(k)) for k in ("bytes", "accuracy_fraction", "max_abs_diff")}
         yield {
-            "file": entry.get("file", "?"),
-            "kind": entry.get("kind", ""),
+            "file": entry.get("file") or "?",
+            "kind": entry.get("kind") or "",
             "size": units.size(number["bytes"]),
             "ratio": units.times(units.over(units.known(base.get("bytes")), number["bytes"])),
             "accuracy": units.share(number["accuracy_fraction"]),
@@ -146,7 +156,7 @@ def _files(manifest: Json) -> Iterator[dict[str, Any]]:
 
 
 def _ledger(stages: Sequence[Json]) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
-    """(stage, [(size, is the smallest file)]); the entropy bound is no file."""
+    """(stage, [(size, is the smallest file)]); the entropy is no file."""
     for stage in stages:
         numbers = [_known(stage, key) for key, _ in CODERS]
         smallest = min((n for n in numbers[:-1] if n is not None), default=None)
@@ -232,5 +242,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
+        if len(value) > LISTED or any(isinstance(v, Mapping) for v in value):
+            return f"{len(value)} entries"
         return ", ".join(_plain(v) for v in value) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

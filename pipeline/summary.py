@@ -81,6 +81,12 @@ def target_name(target: Target) -> str:
     return f"{name}, batch {batch}" + (f", {threads} thread{'s' * (threads != 1)}" if threads else "")
 
 
+def baseline(manifest: Json) -> Json:
+    """The baseline's entry; empty where there is none."""
+    entry = at(manifest, "baseline")
+    return entry if isinstance(entry, Mapping) else {}
+
+
 def artifact(manifest: Json, *kinds: str) -> Json:
     """The first artifact of the first of `kinds` that there is; empty where there is none."""
     for kind in kinds:
@@ -93,10 +99,14 @@ def artifact(manifest: Json, *kinds: str) -> Json:
 def timings(manifest: Json) -> dict[Target, list[Timing]]:
     """Target -> timings, the baseline first, then the artifacts in the manifest's order."""
     found: dict[Target, list[Timing]] = {}
-    for entry in [at(manifest, "baseline") or {}, *entries(manifest, "artifacts")]:
+    base = baseline(manifest)
+    for entry in [base, *entries(manifest, "artifacts")]:
         for line in entries(entry, "latency"):
+            if entry is base:
+                # Against itself; the baseline is never the fastest file.
+                line = {**line, "speedup": None}
             target = (str(line.get("provider")), _whole(line.get("batch")), _whole(line.get("threads")))
-            found.setdefault(target, []).append(_timing(str(entry.get("file")), line))
+            found.setdefault(target, []).append(_timing(str(entry.get("file") or "?"), line))
     return found
 
 
@@ -123,7 +133,7 @@ def headline(manifest: Json) -> Headline:
     shipped = {e.get("file"): units.known(e.get("accuracy_fraction")) for e in entries(manifest, "artifacts")}
     return Headline(
         ratio=ratio,
-        packed=str(small.get("file", "")),
+        packed=str(small.get("file") or ""),
         speedup=quick.speedup if quick else None,
         fastest=quick.file if quick else "",
         fastest_where=target_name(best[0]) if best else "",
@@ -162,7 +172,7 @@ def _network_rows(manifest: Json) -> Iterator[Row]:
 
 
 def _latency_rows(manifest: Json) -> Iterator[Row]:
-    base_file = str(at(manifest, "baseline", "file"))
+    base_file = str(baseline(manifest).get("file") or "?")
     for target, rows in timings(manifest).items():
         base = next((r for r in rows if r.file == base_file), None)
         best = fastest(rows) or next((r for r in rows if r.file != base_file), None)

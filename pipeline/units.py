@@ -44,10 +44,12 @@ def time(milliseconds: float | None, *, like_ms: float | None = None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Seconds to three figures, minutes from 120 s."""
+    """Seconds to three figures, milliseconds below one, minutes from 120 s."""
     if _missing(value):
         return NOT_MEASURED
     number = _number(value)
+    if number < 1:
+        return time(1000 * number)
     return f"{_three(number)} s" if number < 120 else f"{number / 60:.1f} min"
 
 

@@ -81,9 +81,16 @@ def test_the_page_shows_the_headline_numbers_and_every_section(page: str) -> Non
     for heading in ("Before and after", "The trade", "Where the bytes went", "Shipped files", "Speed"):
         assert heading in words
     assert "CUDA, batch 1 and 64 no CUDA device on this machine" in words
-    assert re.search(r"max_bytes 7000 7310 broken", words)
+    assert re.search(r"max_bytes model.tsr 7000 7310 broken", words)
     assert "tersor verify dist/digits" in words
     assert "cpu.flags avx2, avx512_vnni" in words
+
+
+def test_a_learning_curve_is_counted_rather_than_printed(tmp_path: Path) -> None:
+    stage = samples.stages()[0] | {"details": {"history": [{"epoch": 1}] * 40, "losses": [0.1] * 99}}
+    page = render(tmp_path, {}, [stage])
+    assert "40 entries" in page
+    assert "99 entries" in page
 
 
 def test_the_page_loads_nothing_and_runs_nothing(page: str) -> None:
@@ -206,6 +213,13 @@ def test_before_after_table_has_every_figure_the_issue_asks_for() -> None:
     assert "413 kB" in text
     assert "56.5× smaller" in text
     assert "CPU, batch 64, 2 threads, model.int8.onnx" in text
+
+
+def test_the_baseline_is_never_the_fastest_file() -> None:
+    manifest = samples.manifest()
+    for row in manifest["baseline"]["latency"]:
+        row |= {"speedup": 99.0, "distinguishable": True}
+    assert summary.headline(manifest).fastest == "model.int8.onnx"
 
 
 def test_stage_table_has_a_line_a_stage_in_their_order() -> None:
