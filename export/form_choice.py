@@ -7,6 +7,7 @@ and the shortest wins. Nothing here is part of the format. A new coder is one mo
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,18 +113,18 @@ def _candidates(content: Content) -> Iterator[Candidate]:
     values, is_float = content.values, content.piece.is_float
     found = [
         Candidate(RAW, 0, 8.0 * values.nbytes, values.tobytes),
-        Candidate(VALUES, 0, _plane_bits(values, is_float), lambda: encode_values(values, None, is_float)),
+        Candidate(VALUES, 0, _plane_bits(values, is_float), partial(encode_values, values, None, is_float)),
     ]
     if content.codebook is not None and len(content.codebook) < MAX_CODEBOOK:
         codebook = np.sort(np.append(content.codebook, values.dtype.type(content.default)))
         bits = _index_bits(values, codebook)
-        found.append(Candidate(VALUES, 0, bits, lambda: encode_values(values, codebook, is_float)))
+        found.append(Candidate(VALUES, 0, bits, partial(encode_values, values, codebook, is_float)))
     if len(content.positions) < 0.9 * len(values):
         found += _sparse_candidates(content)
     yield from found
     best = min(c.bits for c in found)
     if _strings_pay(values, best):
-        yield Candidate(STRINGS, 0, best, lambda: _strings(values))
+        yield Candidate(STRINGS, 0, best, partial(_strings, values))
 
 
 def _strings(values: Patterns) -> bytes:
@@ -167,38 +168,35 @@ def _plane_bits(values: Patterns, is_float: bool) -> float:
 def _sparse_candidates(content: Content) -> list[Candidate]:
     """Return the sparse forms, in the order of positions that makes gap coding smallest."""
     others, codebook, is_float = content.others, content.codebook, content.piece.is_float
-    value_bits = _plane_bits(others, is_float) if codebook is None else _index_bits(others, codebook)
-    views = [(view, _sorted_in(view, content)) for view in _views(content)]
-    costs = [_gap_costs(gaps_between(positions[0])) for _, positions in views]
-    masks = [sum(v.shape) if v.rows is not None else 0 for v, _ in views]
-    chosen = min(range(len(views)), key=lambda i: min(costs[i]) + masks[i])
-    view, (positions, order) = views[chosen]
+    view, gap_bits = min(
+        ((v, _gap_costs(gaps_between(_sorted_in(v, content)[0]))) for v in _views(content)),
+        key=lambda found: min(found[1]) + _mask_bits(found[0]),
+    )
+    positions, order = _sorted_in(view, content)
     sparse = Sparse(view, positions, others[order], content.default, codebook, is_float)
     flags = view.split | (view.rows is not None) << 3
-    fine = sorted(FINENESS, key=lambda f: costs[chosen][f])[:2]
-    found = [
-        Candidate(
-            RELATIVE,
-            flags,
-            costs[chosen][f] + masks[chosen] + value_bits,
-            lambda f=f: encode_relative(sparse, f),
-        )  # type: ignore[misc]
-        for f in fine
-    ]
-    mask_bits = _entropy_bits(np.bincount(np.packbits(_mask(positions, view.size)))) if len(positions) else 8
-    bitmap_bits = min(mask_bits, view.size) + masks[chosen] + value_bits
-    found.append(Candidate(BITMAP, flags, bitmap_bits, lambda: encode_bitmap(sparse)))
+    book_bits = 0 if codebook is None else _CODEBOOK_ENTRY_BITS * len(codebook)
+    value_bits = _plane_bits(others, is_float) if codebook is None else _index_bits(others, codebook)
+    bits = _bitmap_bits(sparse) + _mask_bits(view) + value_bits
+    found = [Candidate(BITMAP, flags, bits, partial(encode_bitmap, sparse))]
+    for f in sorted(FINENESS, key=lambda f: gap_bits[f])[:2]:
+        bits = gap_bits[f] + _mask_bits(view) + value_bits
+        found.append(Candidate(RELATIVE, flags, bits, partial(encode_relative, sparse, f)))
     if codebook is not None and len(others):
         for f in FINENESS:
-            bits = _joint_bits(sparse, f) + masks[chosen] + _CODEBOOK_ENTRY_BITS * len(codebook)
-            found.append(Candidate(JOINT, flags, bits, lambda f=f: encode_joint(sparse, f)))  # type: ignore[misc]
+            bits = _joint_bits(sparse, f) + _mask_bits(view) + book_bits
+            found.append(Candidate(JOINT, flags, bits, partial(encode_joint, sparse, f)))
     return found
 
 
-def _mask(positions: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
-    mask = np.zeros(size, np.bool_)
-    mask[positions] = True
-    return mask
+def _mask_bits(view: View) -> int:
+    return 0 if view.rows is None else sum(view.shape)
+
+
+def _bitmap_bits(sparse: Sparse) -> float:
+    mask = np.zeros(sparse.view.size, np.bool_)
+    mask[sparse.positions] = True
+    return min(_entropy_bits(np.bincount(np.packbits(mask))), len(mask)) if len(mask) else 0
 
 
 def _views(content: Content) -> Iterator[View]:

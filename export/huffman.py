@@ -5,6 +5,7 @@ places where numba does not work. "auto" takes numba from NUMBA_FROM symbols on,
 model never waits for a compiler.
 """
 
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
@@ -107,7 +108,7 @@ def _checked(symbols: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger
     return np.ascontiguousarray(symbols)
 
 
-def _fast(engine: Engine, count: int):  # noqa: ANN202  (a module, or None for the plain path)
+def _fast(engine: Engine, count: int) -> ModuleType | None:
     """Return the numba module, or None where the plain path is asked for, better, or all there is."""
     if count < STREAMS_FROM or engine == "plain" or (engine == "auto" and count < NUMBA_FROM):
         return None

@@ -105,7 +105,7 @@ def encode(
     streams = []
     for begin, size in zip(begins.tolist(), bits.tolist()):
         filled = words[begin : begin + (size + 63) // 64].astype(">u8").view(np.uint8)
-        streams.append(memoryview(filled)[: (size + 7) // 8])
+        streams.append(filled.data[: (size + 7) // 8])
     return streams
 
 

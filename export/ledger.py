@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tersor.export.container import MAX_BYTES, POOL, SECTION_NAMES, SKELETON
 from tersor.export.onnx_spans import Span
 from tersor.export.packed_model import PieceRecord, Unpacked, unpack_fully
 from tersor.export.prefix_codes import MAX_ALPHABET, choose_table
-from tersor.export.value_coding import Patterns, pattern_dtype
+from tersor.export.value_coding import pattern_dtype
 from tersor.models.errors import BadInput
 
 
@@ -99,13 +100,13 @@ def _tensor_row(data: bytes, span: Span, records: list[PieceRecord], pooled_byte
     )
 
 
-def _entropy_bits(counts: Patterns) -> float:
+def _entropy_bits(counts: NDArray[np.integer]) -> float:
     """Return the order-0 entropy of [k] counts in bits (Shannon 1948), 0 without counts."""
     shares = counts / counts.sum() if len(counts) else np.ones(1)
     return float(-(shares * np.log2(shares)).sum()) + 0.0
 
 
-def _average_code_bits(counts: Patterns) -> float | None:
+def _average_code_bits(counts: NDArray[np.integer]) -> float | None:
     """Return the mean word length of the code for [k] counts; None for too many or none."""
     if not 0 < len(counts) <= MAX_ALPHABET:
         return None

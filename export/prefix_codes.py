@@ -71,15 +71,14 @@ def code_lengths(weights: NDArray[np.integer], limit: int) -> NDArray[np.int64]:
     Raises:
         ValueError: no code exists (no symbols, a weight below 1, or too many symbols for the limit).
     """
-    weights = np.asarray(weights, np.int64)
-    count = len(weights)
-    if count == 0 or weights.min() < 1 or (limit < 62 and count > 1 << limit):
+    counts = np.asarray(weights, np.int64)
+    count = len(counts)
+    if count == 0 or counts.min() < 1 or (limit < 62 and count > 1 << limit):
         raise ValueError(f"no code of at most {limit} bits for {count} symbols with positive weights")
     if count == 1:
         return np.zeros(1, np.int64)
-    order = np.argsort(weights, kind="stable")
-    leaves = weights[order]
-    levels = _merge_levels(leaves, limit)
+    order = np.argsort(counts, kind="stable")
+    levels = _merge_levels(counts[order], limit)
     lengths = np.zeros(count, np.int64)
     taken = 2 * count - 2
     for is_leaf in reversed(levels):

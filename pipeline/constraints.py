@@ -76,6 +76,7 @@ class KeepGrid(nn.Module):
 
     def __init__(self, weight: Tensor, form: Form) -> None:
         super().__init__()
+        self.signs_only = form.bits == 1  # one bit has no zero to round to
         shape = [1] * weight.dim()
         if form.axis is not None:
             shape[form.axis] = -1
@@ -91,7 +92,8 @@ class KeepGrid(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Any weight -> its nearest value on the grid, gradient 1."""
-        steps = torch.minimum(torch.maximum((weight / self.scale).round(), self.low), self.high)
+        steps = torch.where(weight < 0, -1.0, 1.0) if self.signs_only else (weight / self.scale).round()
+        steps = torch.minimum(torch.maximum(steps, self.low), self.high)
         rounded = (steps * self.scale * self.mask).detach()
         # weight - weight is exactly 0, so the value is exactly the grid's and the gradient the mask's
         return rounded + (weight - weight.detach()) * self.mask

@@ -149,9 +149,10 @@ def make_files(
     if recipe.deploy.int8:
         tell(0.2, "int8")
         folded = run / "folded.onnx.tmp"
-        export_onnx(final, folded, fold_batch_norm=True)
+        export_onnx(final, folded, fold_batch_norm=True, metadata={"licence": recipe.licence})
         images = data.preprocessing.apply(data.train.images[: recipe.deploy.calibration_images])
-        precision.to_int8(folded, work / "model.int8.onnx", images)
+        reduce_range = recipe.deploy.int8_reduce_range
+        precision.to_int8(folded, work / "model.int8.onnx", images, reduce_range=reduce_range)
         folded.unlink()
         files["model.int8.onnx"] = "int8"
     if recipe.deploy.lowbit:

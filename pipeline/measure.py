@@ -15,20 +15,23 @@ from tersor.pipeline.cost import cost
 from tersor.pipeline.training import Images, evaluate
 
 
-def measure(network: Network, validation: Images, onnx: Path, previous_onnx: Path | None) -> dict[str, Any]:
+def measure(
+    network: Network, validation: Images, onnx: Path, previous_onnx: Path | None, licence: str
+) -> dict[str, Any]:
     """Export the network to `onnx` and measure it.
 
     Args:
         network: the result of a stage.
         validation: what accuracy is measured on; the test split stays unread until deploy.
         onnx: where the plain ONNX file is written.
+        licence: of the weights, for the file's metadata.
         previous_onnx: the last stage's file; when no shape changed its graph is used again.
 
     Returns:
         Numbers with units in their keys.
     """
     if previous_onnx is None or not replace_weights(previous_onnx, network, onnx):
-        export_onnx(network, onnx)
+        export_onnx(network, onnx, metadata={"licence": licence})
     accuracy, loss = evaluate(network.module(), validation)
     spent = cost(network)
     return {

@@ -80,7 +80,7 @@ def dependency_groups(module: nn.Module, example: torch.Tensor) -> list[set[str]
         Sets of module names; a layer that is in none is free.
     """
     groups: dict[str, set[str]] = {}
-    for entry in _grouped_config(_propagated(module, example), _prunable(module), 0.5):
+    for entry in _grouped_config(propagated(module, example), _prunable(module), 0.5):
         group = entry.get("dependency_group_id")
         if group is not None:
             groups.setdefault(group, set()).update(entry["op_names"])
@@ -112,7 +112,7 @@ def channel_masks(
             config += [
                 {"op_names": [layer], "sparse_ratio": min(1.0, (count + 0.5) / width) if count else 0.0}
             ]
-        traced = _propagated(module, example)
+        traced = propagated(module, example)
         config = [
             e for entry in config for e in _grouped_config(traced, entry["op_names"], entry["sparse_ratio"])
         ]
@@ -165,7 +165,12 @@ def _prunable(module: nn.Module) -> list[str]:
     return [name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
 
 
-def _propagated(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
+def propagated(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
+    """A trace of a copy of `module` whose nodes carry their shapes (`meta["tensor_meta"]`).
+
+    Raises:
+        BadInput: as `trace`.
+    """
     from torch.fx.passes.shape_prop import ShapeProp
 
     traced = trace(copy.deepcopy(module))

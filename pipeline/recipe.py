@@ -157,6 +157,7 @@ class Deploy(Settings):
     batches: list[Annotated[int, Field(ge=1)]] = [1, 64]
     threads: list[Annotated[int, Field(ge=1)]] = [1]
     int8: bool = True
+    int8_reduce_range: bool | None = Field(None, description="7-bit weights; default: if the CPU has no VNNI")
     lowbit: bool = True
     seconds_per_model: float = Field(1.0, gt=0, description="timing budget of one file at one batch size")
     calibration_images: int = Field(256, ge=1)
@@ -180,6 +181,7 @@ class Recipe(Settings):
     device: Literal["cpu", "cuda"] = "cpu"
     model: str = Field(description="a network of the zoo, or path/to/file.py:factory")
     arguments: dict[str, Any] = {}
+    licence: str = Field("not stated", description="licence of the weights, written into every ONNX file")
     data: DataSettings = DataSettings()
     stages: list[Stage] = Field(min_length=1)
     deploy: Deploy = Deploy()

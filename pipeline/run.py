@@ -61,7 +61,8 @@ def compute(
         network, details = STAGES[settings.stage][1](start, settings, context)
         seconds = time.monotonic() - began
         validation = Images.of(data.validation, data.preprocessing)
-        measured = measure(network, validation, folder / "model.onnx", before.onnx if before else None)
+        previous = before.onnx if before else None
+        measured = measure(network, validation, folder / "model.onnx", previous, recipe.licence)
         network.save(folder / "network.safetensors")
         head = {"name": settings.name, "stage": settings.stage, "seconds": round(seconds, 3)}
         write_json(folder / "metrics.json", {**head, **measured, "details": details})

@@ -52,7 +52,9 @@ def train(start: Network, settings: Any, context: Context) -> Result:
 
 def load_weights(start: Network, settings: Any, context: Context) -> Result:
     """Put weights from a file into the fresh network."""
-    return with_weights(start, settings.weights), {"weights_sha256": file_digest(settings.weights)}
+    loaded = with_weights(start, settings.weights)
+    check_fits(loaded, context.data)
+    return loaded, {"weights_sha256": file_digest(settings.weights)}
 
 
 def prune_structure(start: Network, settings: Any, context: Context) -> Result:
@@ -99,6 +101,16 @@ def fresh_network(recipe: Recipe, data: Data) -> Network:
     """
     torch.manual_seed(_seed(recipe.seed, 0))
     start = network.create(recipe.model, recipe.arguments, data.input_shape, data.classes, data.preprocessing)
+    check_fits(start, data)
+    return start
+
+
+def check_fits(start: Network, data: Data) -> None:
+    """Run two images through.
+
+    Raises:
+        BadInput: the network does not take these images or has another number of outputs.
+    """
     example = torch.zeros(2, *data.input_shape)
     try:
         with torch.no_grad():
@@ -107,7 +119,7 @@ def fresh_network(recipe: Recipe, data: Data) -> Network:
         raise BadInput(
             "the network does not take these images",
             got=f"images of {_shape_words(data.input_shape)}; {str(error).splitlines()[0]}",
-            where=f"network `{recipe.model}`, data `{data.name}`",
+            where=f"network `{start.definition}`, data `{data.name}`",
             todo="Set `arguments` of the network, or `data.image_size` and `data.channels`",
         ) from error
     if tuple(logits.shape) != (2, len(data.classes)):
@@ -115,9 +127,8 @@ def fresh_network(recipe: Recipe, data: Data) -> Network:
             "the network's outputs do not fit the classes",
             got=f"outputs of shape {tuple(logits.shape)} for 2 images",
             wanted=f"(2, {len(data.classes)})",
-            where=f"network `{recipe.model}`, data `{data.name}`",
+            where=f"network `{start.definition}`, data `{data.name}`",
         )
-    return start
 
 
 def with_weights(start: Network, path: Path) -> Network:
@@ -169,6 +180,7 @@ def stage_identity(
         "before": before,
         "index": index,
         "model": [recipe.model, recipe.arguments, definition.source_digest(recipe.model)],
+        "licence": recipe.licence,
         "data": data_digest,
         "seed": recipe.seed,
         "threads": recipe.threads,

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
 from tersor.models.errors import BadInput, TersorError
 from tersor.models.network import Network
 from tersor.pipeline import nni_room
+from tersor.pipeline.channels import frozen_layers
 from tersor.pipeline.layers import matching
 from tersor.pipeline.recipe import Structure
 from tersor.pipeline.training import reestimate_batch_norm
@@ -85,7 +86,7 @@ def plan_widths(module: nn.Module, example: torch.Tensor, settings: Structure) -
 
     The kept count is (1 - sparsity) x width, rounded to the nearest multiple of `align` (at least one
     block, at most the width); without `align`, floor(sparsity x width) channels go, as NNI does it.
-    Layers that feed the output are never touched.
+    Layers whose width something outside fixes (the outputs, a zero-padding shortcut) are never touched.
 
     Returns:
         layer -> (width before, width after).
@@ -96,7 +97,7 @@ def plan_widths(module: nn.Module, example: torch.Tensor, settings: Structure) -
     where = f"stage `{settings.name}`"
     layers = [n for n, m in module.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
     layers += [n for n, m in module.named_modules() if settings.linear and isinstance(m, nn.Linear)]
-    protected = output_layers(nni_room.trace(module))
+    protected = frozen_layers(module, example)
     chosen = matching(layers, settings.layers, where) if settings.layers else set(layers)
     chosen -= matching(layers, settings.exclude, where) | protected
     for group in nni_room.dependency_groups(module, example):
@@ -105,7 +106,7 @@ def plan_widths(module: nn.Module, example: torch.Tensor, settings: Structure) -
     if not chosen:
         raise BadInput(
             "there is no layer whose channels could be pruned",
-            got=f"{len(layers)} candidates, {len(protected)} of them feed the output",
+            got=f"{len(layers)} candidates, {len(protected)} of them of a width that the network fixes",
             where=f"{where}, settings `layers` and `exclude`",
         )
     plan = {}
@@ -121,19 +122,6 @@ def kept_width(width: int, sparsity: float, align: int | None) -> int:
     if align is None or width <= align:
         return max(1, width - int(sparsity * width + 1e-9))
     return min(width, max(align, round((1 - sparsity) * width / align) * align))
-
-
-def output_layers(traced: fx.GraphModule) -> set[str]:
-    """Names of the Conv and Linear layers whose output channels are the network's outputs."""
-    found, queue = set(), [n for n in traced.graph.nodes if n.op == "output"]
-    while queue:
-        for node in queue.pop().all_input_nodes:
-            layer = traced.get_submodule(node.target) if node.op == "call_module" else None
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                found.add(str(node.target))
-            else:
-                queue.append(node)
-    return found
 
 
 def prove(

@@ -1,0 +1,94 @@
+"""Network: saved, loaded and compared by value; what its header says is held against its values."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tersor.models import network
+from tersor.models.errors import BadInput
+from tersor.models.network import Form, check_form
+from tersor.models.preprocessing import Preprocessing
+
+
+@pytest.fixture
+def net() -> network.Network:
+    torch.manual_seed(0)
+    pre = Preprocessing(16.0, (0.3,), (0.4,))
+    return network.create("mnist", {"batch_norm": True}, (1, 8, 8), tuple("0123456789"), pre)
+
+
+def test_saved_network_comes_back_equal(net: network.Network, tmp_path: Path) -> None:
+    zero = {**net.tensors, "fc1.weight": torch.zeros_like(net.tensors["fc1.weight"])}
+    net = net.with_tensors(zero, {"fc1.weight": Form("shared", pruned=True, bits=2)})
+    net.save(tmp_path / "n.safetensors")
+    back = network.load(tmp_path / "n.safetensors")
+    assert back.digest() == net.digest()
+    assert back.forms == net.forms
+    assert back.preprocessing == net.preprocessing
+    assert [p.name for p in tmp_path.iterdir()] == ["n.safetensors"]
+
+
+@pytest.mark.parametrize("change", ["tensor", "classes", "forms", "preprocessing"])
+def test_digest_changes_with_every_part(net: network.Network, change: str) -> None:
+    bias = net.tensors["fc2.bias"].clone()
+    bias[0] += 1e-6
+    changed = {
+        "tensor": net.with_tensors({**net.tensors, "fc2.bias": bias}),
+        "classes": replace(net, classes=("a", *net.classes[1:])),
+        "forms": net.with_tensors(net.tensors, {"fc1.weight": Form(pruned=True)}),
+        "preprocessing": replace(net, preprocessing=Preprocessing(255.0)),
+    }[change]
+    assert changed.digest() != net.digest()
+
+
+def test_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"network file is missing.*nowhere\.safetensors"):
+        network.load(tmp_path / "nowhere.safetensors")
+
+
+def test_damaged_file_is_refused(net: network.Network, tmp_path: Path) -> None:
+    path = tmp_path / "n.safetensors"
+    net.save(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BadInput, match="not a network that tersor saved, or it is damaged"):
+        network.load(path)
+
+
+def test_foreign_safetensors_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
+    with pytest.raises(BadInput, match="use a `load` stage"):
+        network.load(tmp_path / "w.safetensors")
+
+
+def test_shared_form_with_too_many_values_is_refused() -> None:
+    with pytest.raises(BadInput, match="Got 5 distinct values"):
+        check_form("w", torch.arange(5.0), Form("shared", bits=2))
+
+
+def test_zeros_of_a_pruned_shared_tensor_do_not_count() -> None:
+    check_form("w", torch.tensor([0.0, 0.0, 1, 2, 3, 4]), Form("shared", pruned=True, bits=2))
+
+
+@given(st.integers(1, 16), st.floats(1e-4, 10), st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_linear_form_accepts_its_own_grid_and_refuses_half_steps(bits: int, scale: float, seed: int) -> None:
+    steps = torch.randint(-(2**bits), 2**bits, (64,), generator=torch.Generator().manual_seed(seed))
+    form = Form("linear", bits=bits, scale=(scale,))
+    grid = steps.float() * torch.tensor(scale)
+    check_form("w", grid, form)
+    with pytest.raises(BadInput, match="steps off the grid"):
+        check_form("w", grid + scale / 2, form)
+
+
+def test_with_module_copies(net: network.Network) -> None:
+    module = net.module()
+    copy = net.with_module(module)
+    with torch.no_grad():
+        module.fc2.bias.add_(1.0)
+    assert copy.digest() == net.digest()
