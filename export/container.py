@@ -48,12 +48,12 @@ def write_container(container: Container) -> bytes:
     """
     if set(container.sections) not in _ALLOWED:
         raise ValueError(f"sections {sorted(container.sections)} do not make a file")
-    body = [write_varint(container.original_bytes), container.crc32.to_bytes(_CRC_BYTES, "little")]
+    parts: list[bytes | memoryview] = [write_varint(container.original_bytes)]
+    parts.append(container.crc32.to_bytes(_CRC_BYTES, "little"))
     for number, payload in sorted(container.sections.items()):
-        body += [bytes([number]), write_varint(len(payload)), bytes(payload)]
+        parts += [bytes([number]), write_varint(len(payload)), payload]
     head = MAGIC + bytes([VERSION])
-    rest = b"".join(body)
-    return head + _digest(head, rest) + rest
+    return b"".join([head, _digest(head, *parts), *parts])
 
 
 def read_container(data: bytes | memoryview, max_bytes: int = MAX_BYTES) -> Container:
@@ -101,7 +101,8 @@ def _read_sections(source: ByteReader) -> dict[int, memoryview]:
     return sections
 
 
-def _digest(head: bytes | memoryview, rest: bytes | memoryview) -> bytes:
-    sha = hashlib.sha256(head)
-    sha.update(rest)
+def _digest(*parts: bytes | memoryview) -> bytes:
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part)
     return sha.digest()

@@ -5,6 +5,7 @@ places where numba does not work. "auto" takes numba from NUMBA_FROM symbols on,
 model never waits for a compiler.
 """
 
+import sys
 from types import ModuleType
 from typing import Literal
 
@@ -19,8 +20,11 @@ Engine = Literal["auto", "numba", "plain"]
 STREAMS_FROM = 1 << 15
 """Part of the format: this many symbols or more are split into four streams, fewer into one."""
 
-NUMBA_FROM = 1 << 18
-"""Not part of the format: where "auto" changes from plain to numba (first use costs about a second)."""
+NUMBA_FROM = 1 << 19
+"""Not part of the format: where "auto" changes from plain to numba, whose first use costs 1.5 to 3 s."""
+
+NUMBA_LOADED_FROM = 1 << 16
+"""The same once numba is loaded."""
 
 _CHUNK = 1 << 17
 """Symbols or bits the plain engine looks at together: small enough for the cache."""
@@ -110,7 +114,9 @@ def _checked(symbols: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger
 
 def _fast(engine: Engine, count: int) -> ModuleType | None:
     """Return the numba module, or None where the plain path is asked for, better, or all there is."""
-    if count < STREAMS_FROM or engine == "plain" or (engine == "auto" and count < NUMBA_FROM):
+    enough = NUMBA_LOADED_FROM if "tersor.export.huffman_fast" in sys.modules else NUMBA_FROM
+    wanted = engine == "numba" or (engine == "auto" and count >= enough)
+    if not wanted or count < STREAMS_FROM or sys.byteorder != "little":
         return None
     try:
         from tersor.export import huffman_fast

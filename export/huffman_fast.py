@@ -1,4 +1,4 @@
-"""The numba engine of export/huffman.py: the same bytes, much faster on long arrays.
+"""The numba engine of export/huffman.py: the same bytes, much faster on long arrays. Little-endian only.
 
 Imported only when it is used: importing numba takes longer than packing a small model.
 """
@@ -56,38 +56,39 @@ def histogram(symbols: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
 @_Kernel
 def _encode(symbols, entries, starts, stops, words, begins, bits):  # type: ignore[no-untyped-def]
     # entries[symbol] = code << 4 | length. Four symbols make one chunk of at most 56 bits. The word is
-    # stored after every chunk and the position moves on when it is full, so there is no branch.
+    # stored after every chunk and the position moves on when it is full, so there is no branch. Unsigned
+    # indices, because numba looks after negative ones.
     u = np.uint64
-    one, four, fifteen, sixtyfour = u(1), u(4), u(15), u(64)
-    for j in range(4):
-        at, stop = begins[j], stops[j]
-        word, used = u(0), u(0)
-        i = starts[j]
-        while i < stop:
-            if i + 4 <= stop:
-                a = u(entries[symbols[i]])
-                b = u(entries[symbols[i + 1]])
-                c = u(entries[symbols[i + 2]])
-                d = u(entries[symbols[i + 3]])
-                first = ((a >> four) << (b & fifteen)) | (b >> four)
-                second = ((c >> four) << (d & fifteen)) | (d >> four)
-                second_length = (c & fifteen) + (d & fifteen)
-                chunk = (first << second_length) | second
-                length = (a & fifteen) + (b & fifteen) + second_length
-                i += 4
-            else:
-                a = u(entries[symbols[i]])
-                chunk, length = a >> four, a & fifteen
-                i += 1
-            word |= (chunk << (sixtyfour - length)) >> used
-            words[at] = word
-            used += length
-            at += np.int64(used >> u(6))
-            # Of a chunk that filled the word, the last `used - 64` bits go into the next one.
-            word = (chunk << (u(127) - used)) << one if used >= sixtyfour else word
-            used &= u(63)
+    four, fifteen = u(4), u(15)
+
+    def put(words, at, word, used, chunk, length):  # type: ignore[no-untyped-def]
+        word |= (chunk << (u(64) - length)) >> used
         words[at] = word
-        bits[j] = (at - begins[j]) * 64 + np.int64(used)
+        used += length
+        # Of a chunk that filled the word, the last `used - 64` bits go into the next one.
+        rest = (chunk << (u(127) - used)) << u(1) if used >= u(64) else word
+        return at + (used >> u(6)), rest, used & u(63)
+
+    for j in range(4):
+        i, stop, at = u(starts[j]), u(stops[j]), u(begins[j])
+        whole = i + (stop - i) // four * four
+        word, used = u(0), u(0)
+        while i < whole:
+            a, b = u(entries[symbols[i]]), u(entries[symbols[i + u(1)]])
+            c, d = u(entries[symbols[i + u(2)]]), u(entries[symbols[i + u(3)]])
+            first = ((a >> four) << (b & fifteen)) | (b >> four)
+            second = ((c >> four) << (d & fifteen)) | (d >> four)
+            length = (c & fifteen) + (d & fifteen)
+            chunk = (first << length) | second
+            length += (a & fifteen) + (b & fifteen)
+            at, word, used = put(words, at, word, used, chunk, length)
+            i += four
+        while i < stop:
+            a = u(entries[symbols[i]])
+            at, word, used = put(words, at, word, used, a >> four, a & fifteen)
+            i += u(1)
+        words[at] = word
+        bits[j] = (np.int64(at) - begins[j]) * 64 + np.int64(used)
 
 
 def encode(
@@ -104,19 +105,17 @@ def encode(
     _encode(symbols, entries, starts, stops, words, begins, bits)
     streams = []
     for begin, size in zip(begins.tolist(), bits.tolist()):
-        filled = words[begin : begin + (size + 63) // 64].astype(">u8").view(np.uint8)
+        filled = words[begin : begin + (size + 63) // 64].byteswap(inplace=True).view(np.uint8)
         streams.append(filled.data[: (size + 7) // 8])
     return streams
 
 
 @_Kernel
 def _decode(data, begins, sizes, entries, table_bits, stops, out, at, ends):  # type: ignore[no-untyped-def]
-    # entries[next bits] = total length (5 bits) | symbols (2) | first length (5) | first | second symbol.
-    # `at` holds the next symbol of each stream and `ends` its next bit; both are moved on.
+    # `at` holds the next output byte of each stream and `ends` its next bit; both are moved on.
     u = np.uint64
-    three, five, twelve = u(3), u(5), u(12)
-    low3, low5, low7 = u(3), u(31), u(7)
-    drop, second = u(64 - table_bits), u(12 + 8 * out.itemsize)
+    three, five, seven, low5 = u(3), u(5), u(7), u(31)
+    drop = u(64 - table_bits)
 
     def window(data, begin, bit):  # type: ignore[no-untyped-def]
         # Eight byte loads, which the compiler turns into one load and a byte swap.
@@ -125,57 +124,60 @@ def _decode(data, begins, sizes, entries, table_bits, stops, out, at, ends):  # 
         high |= (u(data[b + u(2)]) << u(40)) | (u(data[b + u(3)]) << u(32))
         low = (u(data[b + u(4)]) << u(24)) | (u(data[b + u(5)]) << u(16))
         low |= (u(data[b + u(6)]) << u(8)) | u(data[b + u(7)])
-        return (high | low) << (bit & low7)
+        return (high | low) << (bit & seven)
 
-    k0, k1, k2, k3 = at[0], at[1], at[2], at[3]
+    def store(out, k, entry):  # type: ignore[no-untyped-def]
+        # Four byte stores, which the compiler turns into one; bytes too many are written over later.
+        out[k], out[k + u(1)] = entry >> u(12), entry >> u(20)
+        out[k + u(2)], out[k + u(3)] = entry >> u(28), entry >> u(36)
+
+    k0, k1, k2, k3 = u(at[0]), u(at[1]), u(at[2]), u(at[3])
     p0, p1, p2, p3 = u(ends[0]), u(ends[1]), u(ends[2]), u(ends[3])
     b0, b1, b2, b3 = u(begins[0]), u(begins[1]), u(begins[2]), u(begins[3])
     rounds = 1
     while rounds > 0:
-        # A round takes at most 56 bits and 8 symbols of a stream and reads 8 bytes: with this bound no
-        # check is needed inside.
-        room = min(min(stops[0] - k0, stops[1] - k1), min(stops[2] - k2, stops[3] - k3)) // 8
-        left = min(
-            min(sizes[0] - np.int64(p0), sizes[1] - np.int64(p1)),
-            min(sizes[2] - np.int64(p2), sizes[3] - np.int64(p3)),
-        )
-        rounds = min(room, (left - 64) // 56)
+        # A round takes at most 56 bits of a stream, puts out at most 16 bytes and looks at 8 bytes: with
+        # this bound no check is needed inside.
+        room = min(stops[0] - np.int64(k0), stops[1] - np.int64(k1))
+        room = min(room, min(stops[2] - np.int64(k2), stops[3] - np.int64(k3)))
+        left = min(sizes[0] - np.int64(p0), sizes[1] - np.int64(p1))
+        left = min(left, min(sizes[2] - np.int64(p2), sizes[3] - np.int64(p3)))
+        rounds = min(room // 16, (left - 64) // 56)
         for _ in range(rounds):
             w0, w1 = window(data, b0, p0), window(data, b1, p1)
             w2, w3 = window(data, b2, p2), window(data, b3, p3)
             for _ in range(4):
-                e0, e1 = u(entries[w0 >> drop]), u(entries[w1 >> drop])
-                e2, e3 = u(entries[w2 >> drop]), u(entries[w3 >> drop])
-                out[k0], out[k0 + 1] = e0 >> twelve, e0 >> second
-                out[k1], out[k1 + 1] = e1 >> twelve, e1 >> second
-                out[k2], out[k2 + 1] = e2 >> twelve, e2 >> second
-                out[k3], out[k3 + 1] = e3 >> twelve, e3 >> second
+                e0, e1 = entries[w0 >> drop], entries[w1 >> drop]
+                e2, e3 = entries[w2 >> drop], entries[w3 >> drop]
+                store(out, k0, e0)
+                store(out, k1, e1)
+                store(out, k2, e2)
+                store(out, k3, e3)
                 n0, n1, n2, n3 = e0 & low5, e1 & low5, e2 & low5, e3 & low5
                 w0, w1, w2, w3 = w0 << n0, w1 << n1, w2 << n2, w3 << n3
                 p0, p1, p2, p3 = p0 + n0, p1 + n1, p2 + n2, p3 + n3
-                k0 += np.int64((e0 >> five) & low3)
-                k1 += np.int64((e1 >> five) & low3)
-                k2 += np.int64((e2 >> five) & low3)
-                k3 += np.int64((e3 >> five) & low3)
+                k0, k1 = k0 + ((e0 >> five) & seven), k1 + ((e1 >> five) & seven)
+                k2, k3 = k2 + ((e2 >> five) & seven), k3 + ((e3 >> five) & seven)
     at[0], at[1], at[2], at[3] = k0, k1, k2, k3
     ends[0], ends[1], ends[2], ends[3] = p0, p1, p2, p3
 
 
 @_Kernel
-def _finish(data, begins, sizes, entries, table_bits, stops, out, at, ends):  # type: ignore[no-untyped-def]
+def _finish(data, begins, sizes, entries, table_bits, stops, out, at, ends, width):  # type: ignore[no-untyped-def]
     # Symbol by symbol and byte by byte, never past a stream's end.
     for j in range(4):
-        symbol, bit = at[j], ends[j]
-        while symbol < stops[j] and bit < sizes[j]:
+        byte, bit = at[j], ends[j]
+        while byte < stops[j] and bit < sizes[j]:
             window = 0
             for i in range(3):
-                byte = (bit >> 3) + i
-                window = window << 8 | (np.int64(data[begins[j] + byte]) if byte * 8 < sizes[j] else 0)
+                place = (bit >> 3) + i
+                window = window << 8 | (np.int64(data[begins[j] + place]) if place * 8 < sizes[j] else 0)
             entry = np.int64(entries[(window >> (24 - table_bits - (bit & 7))) & ((1 << table_bits) - 1)])
-            out[symbol] = entry >> 12
-            bit += (entry >> 7) & 31
-            symbol += 1
-        at[j], ends[j] = symbol, bit
+            for i in range(width):
+                out[byte + i] = entry >> (12 + 8 * i)
+            bit += (entry >> 8) & 15
+            byte += width
+        at[j], ends[j] = byte, bit
 
 
 def decode(
@@ -185,24 +187,29 @@ def decode(
 
     `data` holds the streams back to back, `sizes` bytes each. A stream that ends early gives -1.
     """
-    entries, table_bits = _pair_entries(table, out.dtype)
-    raw = np.frombuffer(data, np.uint8)
+    entries, table_bits = _entries(table, out.itemsize)
+    raw, target = np.frombuffer(data, np.uint8), out.view(np.uint8)
     begins = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
-    starts, stops = (np.array(side, np.int64) for side in zip(*parts))
-    bits = 8 * np.array(sizes, np.int64)
-    at, ends = starts.copy(), np.zeros(4, np.int64)
-    for kernel in (_decode, _finish):
-        kernel(raw, begins, bits, entries, table_bits, stops, out, at, ends)
+    at, stops = (np.array(side, np.int64) * out.itemsize for side in zip(*parts))
+    bits, ends = 8 * np.array(sizes, np.int64), np.zeros(4, np.int64)
+    _decode(raw, begins, bits, entries, table_bits, stops, target, at, ends)
+    _finish(raw, begins, bits, entries, table_bits, stops, target, at, ends, out.itemsize)
     return [end if done else -1 for end, done in zip(ends.tolist(), (at == stops).tolist())]
 
 
-def _pair_entries(table: CodeTable, dtype: np.dtype) -> tuple[NDArray[np.unsignedinteger], int]:
-    """Return ([2**bits] look-up entries holding one or two symbols each, bits)."""
+def _entries(table: CodeTable, width: int) -> tuple[NDArray[np.uint64], int]:
+    """Return ([2**bits] look-up entries, bits): all symbols in the next bits that fill up to four bytes.
+
+    An entry is: bits they take together (5 bits), bytes they fill (3), bits of the first one (4), and from
+    bit 12 on the symbols, `width` bytes each.
+    """
     bits = max(table.longest, FAST_LENGTH)
     symbols, lengths = lookup(table, bits)
-    following = (np.arange(1 << bits) << lengths) & ((1 << bits) - 1)
-    both = lengths + lengths[following]
-    pair = both <= bits
-    entries = np.where(pair, both, lengths) | (1 + pair) << 5 | lengths << 7
-    entries |= symbols << 12 | symbols[following] << (12 + 8 * dtype.itemsize)
-    return entries.astype(np.uint32 if dtype.itemsize == 1 else np.uint64), bits
+    index = np.arange(1 << bits)
+    taken, count, output = lengths, np.ones_like(lengths), symbols
+    for i in range(1, 4 // width):
+        following = (index << taken) & ((1 << bits) - 1)
+        fits = (count == i) & (taken + lengths[following] <= bits)
+        output = output | np.where(fits, symbols[following], 0) << 8 * width * i
+        taken, count = np.where(fits, taken + lengths[following], taken), count + fits
+    return (taken | count * width << 5 | lengths << 8 | output << 12).astype(np.uint64), bits

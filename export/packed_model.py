@@ -71,6 +71,7 @@ class Unpacked:
 def encode_fully(data: bytes) -> bytes:
     """Return the packed file of any bytes; bytes that do not parse as ONNX become one blob."""
     view = memoryview(data)
+    sections: dict[int, bytes | bytearray]
     try:
         sections = encode_model(view, find_spans(view))
     except NotOnnx:
@@ -102,9 +103,9 @@ def unpack_fully(data: bytes, *, max_bytes: int = MAX_BYTES) -> Unpacked:
     return Unpacked(original, container, layout, tuple(records))
 
 
-def encode_model(data: memoryview, layout: Layout) -> dict[int, bytes]:
+def encode_model(data: memoryview, layout: Layout) -> dict[int, bytes | bytearray]:
     """Return the sections of an ONNX file whose spans are known."""
-    skeleton, coded = bytearray(), []
+    skeleton, coded = bytearray(), bytearray()
     pool: dict[int, list[list[NDArray[np.uint8]]]] = {width: [] for width in _WIDTHS}
     end = 0
     for span in layout.spans:
@@ -115,11 +116,12 @@ def encode_model(data: memoryview, layout: Layout) -> dict[int, bytes]:
             block = encode_piece(piece, values)
             if block[0] & 15 == POOLED:
                 pool[piece.width].append(split_planes(values, True)[: piece.width - (block[0] >> 4)])
-            coded.append(block)
+            coded += block
     skeleton += data[end:]
-    sections = {SKELETON: write_varint(len(skeleton)) + compress(bytes(skeleton))}
+    sections: dict[int, bytes | bytearray] = {}
+    sections[SKELETON] = write_varint(len(skeleton)) + compress(bytes(skeleton))
     if coded:
-        sections[TENSORS] = b"".join(coded)
+        sections[TENSORS] = coded
     pooled = b"".join(_encode_pool(pool[width], width) for width in _WIDTHS if pool[width])
     if pooled:
         sections[POOL] = pooled

@@ -98,11 +98,12 @@ class Network:
 
     def save(self, path: Path) -> None:
         """Write one `.safetensors` file: the tensors and a small header."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         temporary = path.with_name(path.name + ".tmp")
         tensors = {k: v.contiguous() for k, v in self.tensors.items()}
-        save_file(tensors, temporary, {HEADER_KEY: json.dumps(self._header(), sort_keys=True)})
+        content = save(tensors, {HEADER_KEY: json.dumps(self._header(), sort_keys=True)})
+        temporary.write_bytes(content)  # not save_file: on a full disk it raises no OSError
         temporary.replace(path)
 
     def _header(self) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def _hand_on(node: fx.Node, spaces: "_Spaces") -> list[fx.Node]:
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
-    meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if hasattr(meta, "shape") else ()
+    shape = getattr(node.meta.get("tensor_meta"), "shape", ())
+    return tuple(shape)
 
 
 class _Spaces:

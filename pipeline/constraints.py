@@ -15,6 +15,8 @@ from tersor.models.network import Form, Network
 class KeepZeros(nn.Module):
     """Weights that are zero stay zero; the others train freely."""
 
+    mask: Tensor
+
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.register_buffer("mask", weight.ne(0).to(weight.dtype))
@@ -35,14 +37,14 @@ class _Lookup(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, codebook: Tensor, index: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, codebook: Tensor, index: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         """codebook (k,), index of any shape -> values of the index's shape."""
         ctx.save_for_backward(index)
         ctx.count = codebook.numel()
         return codebook[index]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         """Sum the gradient over each centroid's members."""
         (index,) = ctx.saved_tensors
         total = torch.bincount(index.flatten(), weights=grad.flatten().double(), minlength=ctx.count)
@@ -51,6 +53,9 @@ class _Lookup(torch.autograd.Function):
 
 class KeepShared(nn.Module):
     """Weights that share a value go on sharing it; the few values are what is trained."""
+
+    index: Tensor
+    trainable: Tensor
 
     def __init__(self, weight: Tensor, pruned: bool) -> None:
         super().__init__()
@@ -73,6 +78,11 @@ class KeepGrid(nn.Module):
 
     The trained weight is clipped to the grid's first and last step; zeros of a pruned layer stay.
     """
+
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    mask: Tensor
 
     def __init__(self, weight: Tensor, form: Form) -> None:
         super().__init__()

@@ -4,8 +4,9 @@ What ships is what was measured: accuracy, parity and timing are taken on the fi
 is read here and nowhere else, once per file. `export` is handed plain files, arrays and callables.
 """
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,11 +64,15 @@ def deploy(
         ClaimBroken: a gate does not hold; the rejected bundle is left in the run folder to be looked at.
     """
     not_measured = missing_targets(recipe, require)
-    with store.hold(recipe.name) as run, Reporter(steps(recipe), quiet=quiet) as reporter:
-        check_finished(recipe, run)
-        prepare_torch(recipe)
-        data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
-        work = fresh_folder(run / "deploy.partial")
+    done = check_finished(recipe, store.root / recipe.name)
+    prepare_torch(recipe)
+    data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
+    check_same_data(done, data)
+    with (
+        store.hold(recipe.name) as run,
+        fresh_folder(run / "deploy.partial") as work,
+        Reporter(steps(recipe), quiet=quiet) as reporter,
+    ):
         with reporter.step() as tell:
             files, skipped = make_files(recipe, run, work, data, tell)
         with reporter.step() as tell:
@@ -85,7 +90,8 @@ def deploy(
             target = run / "rejected" if broken else target
             contents = {path.name: path for path in sorted(work.iterdir())}
             bundle.write_bundle(target, contents, manifest)
-            shutil.rmtree(work)
+            if not broken:
+                shutil.rmtree(run / "rejected", ignore_errors=True)
             tell(1.0, str(target))
     if broken:
         raise ClaimBroken(
@@ -119,8 +125,8 @@ def missing_targets(recipe: Recipe, require: Sequence[str]) -> list[tuple[str, s
     return missing
 
 
-def check_finished(recipe: Recipe, run: Path) -> None:
-    """Check that the run was made by this recipe.
+def check_finished(recipe: Recipe, run: Path) -> dict[str, Any]:
+    """Check that the run was made by this recipe; returns the run's metrics.
 
     Raises:
         BadInput: it is missing, unfinished, or was made with other settings.
@@ -129,6 +135,23 @@ def check_finished(recipe: Recipe, run: Path) -> None:
     done = read_json(run / "metrics.json", f"run {recipe.name!r} is not finished: its metrics.json", todo)
     if done.get("recipe_sha256") != digest_of(recipe.decides_network()):
         raise BadInput("the run was made with other settings than this recipe's", where=run, todo=todo)
+    return done
+
+
+def check_same_data(done: Mapping[str, Any], data: Data) -> None:
+    """Check that the data have not changed since the run: its training images could be our test images.
+
+    Raises:
+        BadInput: other images, labels or classes.
+    """
+    if done.get("data_sha256") != data.digest():
+        raise BadInput(
+            "the data have changed since the run was made",
+            got=f"SHA-256 {data.digest()}",
+            wanted=f"SHA-256 {done.get('data_sha256')}",
+            where=f"data `{data.name}`",
+            todo="Restore them, or run `tersor compress` again",
+        )
 
 
 def make_files(
@@ -148,7 +171,7 @@ def make_files(
     final = networks.load(run / "network.safetensors")
     if recipe.deploy.int8:
         tell(0.2, "int8")
-        folded = run / "folded.onnx.tmp"
+        folded = work / "folded.onnx.tmp"
         export_onnx(final, folded, fold_batch_norm=True, metadata={"licence": recipe.licence})
         images = data.preprocessing.apply(data.train.images[: recipe.deploy.calibration_images])
         reduce_range = recipe.deploy.int8_reduce_range
@@ -226,7 +249,7 @@ def time_files(
         rows += benchmark(
             models, target, baseline="baseline.onnx", batches=settings.batches, threads=settings.threads,
             seconds_per_model=settings.seconds_per_model, inputs=images,
-            progress=lambda f, d=done, t=target: tell((d + f) / len(targets), t),  # type: ignore[misc]
+            progress=lambda f, d=done, t=target: tell((d + f) / len(targets), t),
         )  # fmt: skip
     best = max(rows, key=lambda row: row.speedup, default=None)
     tell(1.0, f"fastest {best.file}, batch {best.batch}: {best.speedup:.2f}x" if best else "no target here")
@@ -238,11 +261,15 @@ def timed_on(kind: str, target: str) -> bool:
     return kind != "fp16" if target == "cpu" else kind != "int8"
 
 
-def fresh_folder(path: Path) -> Path:
-    """An empty folder; what an interrupted deploy left there is removed."""
+@contextlib.contextmanager
+def fresh_folder(path: Path) -> Iterator[Path]:
+    """An empty folder, gone again at the end; what an interrupted deploy left there is removed."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
-    return path
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def rewrite_report(folder: Path) -> Path:

@@ -80,10 +80,9 @@ def dependency_groups(module: nn.Module, example: torch.Tensor) -> list[set[str]
         Sets of module names; a layer that is in none is free.
     """
     groups: dict[str, set[str]] = {}
-    for entry in _grouped_config(propagated(module, example), _prunable(module), 0.5):
-        group = entry.get("dependency_group_id")
-        if group is not None:
-            groups.setdefault(group, set()).update(entry["op_names"])
+    for entry in _grouped_config(propagated(module, example), _prunable(module)):
+        if "dependency_group_id" in entry:
+            groups.setdefault(entry["dependency_group_id"], set()).update(entry["op_names"])
     return list(groups.values())
 
 
@@ -105,18 +104,11 @@ def channel_masks(
     with _quiet():
         import nni.compression.pruning as pruners
 
-        config = []
-        for layer, count in remove.items():
-            width = module.get_submodule(layer).weight.shape[0]  # type: ignore[union-attr]
+        config = _grouped_config(propagated(module, example), list(remove))
+        for entry in config:
+            (layer,) = entry["op_names"]
             # NNI floors ratio x width; half a channel more survives the rounding of the division
-            config += [
-                {"op_names": [layer], "sparse_ratio": min(1.0, (count + 0.5) / width) if count else 0.0}
-            ]
-        traced = propagated(module, example)
-        config = [
-            e for entry in config for e in _grouped_config(traced, entry["op_names"], entry["sparse_ratio"])
-        ]
-        config = _one_group_id(config, dependency_groups(module, example))
+            entry["sparse_ratio"] = (remove[layer] + 0.5) / width_of(module, layer) if remove[layer] else 0.0
         chooser = getattr(pruners, PRUNERS[pruner])(copy.deepcopy(module), config)
         _, masks = chooser.compress()
     kept = {name: mask["weight"].flatten(1).ne(0).any(1) for name, mask in masks.items()}
@@ -161,6 +153,13 @@ def speed_up(
     return {name: tensor.detach().clone() for name, tensor in rebuilt.eval().state_dict().items()}
 
 
+def width_of(module: nn.Module, layer: str) -> int:
+    """The number of output channels of a Conv or Linear layer."""
+    weight = module.get_submodule(layer).weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.shape[0]
+
+
 def _prunable(module: nn.Module) -> list[str]:
     return [name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
 
@@ -179,20 +178,12 @@ def propagated(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     return traced
 
 
-def _grouped_config(traced: fx.GraphModule, layers: list[str], ratio: float) -> list[dict[str, Any]]:
-    """NNI's config entries, one a layer, with its dependency group ids."""
+def _grouped_config(traced: fx.GraphModule, layers: list[str]) -> list[dict[str, Any]]:
+    """NNI's config entries, one a layer, with its dependency group id; the ratio is a placeholder."""
     with _quiet():
         from nni.compression.speedup.dependency import auto_set_denpendency_group_ids
 
-        return auto_set_denpendency_group_ids(traced, [{"op_names": layers, "sparse_ratio": ratio}])
-
-
-def _one_group_id(config: list[dict[str, Any]], groups: list[set[str]]) -> list[dict[str, Any]]:
-    """Give layers of one group one id: NNI draws fresh ids on every call."""
-    ids = {layer: f"group{i}" for i, group in enumerate(groups) for layer in group}
-    return [
-        {**e, "dependency_group_id": ids[e["op_names"][0]]} if e["op_names"][0] in ids else e for e in config
-    ]
+        return auto_set_denpendency_group_ids(traced, [{"op_names": layers, "sparse_ratio": 0.5}])
 
 
 def _expand(layer: nn.Module, keep: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 Resume and run are one thing: a stage whose result is in the cache is taken from there.
 """
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tersor.pipeline.recipe import Recipe
 from tersor.pipeline.recipe_file import write_recipe
 from tersor.pipeline.stages import STAGES, Context, fresh_network, stage_identity, stage_seed
 from tersor.pipeline.store import (
+    CHECKPOINT,
     StageResult,
     Store,
     digest_of,
@@ -38,15 +40,17 @@ def compress(recipe: Recipe, store: Store, *, quiet: bool = False) -> Path:
     prepare_torch(recipe)
     data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
     with store.hold(recipe.name) as run, Reporter(steps(recipe), quiet=quiet) as reporter:
-        digest, before = "start", None
-        for index, settings in enumerate(recipe.stages):
+        digest, results = "start", list[StageResult]()
+        for index in range(len(recipe.stages)):
             digest = digest_of(stage_identity(recipe, index, data.digest(), digest, versions()))
+            before = results[-1] if results else None
             with reporter.step() as tell:
-                before = store.find(digest) or compute(recipe, data, store, index, digest, before, tell)
-                tell(1.0, summary(before))
-            show_stage(run, index + 1, settings.name, before)
+                results.append(
+                    store.find(digest) or compute(recipe, data, store, index, digest, before, tell)
+                )
+                tell(1.0, summary(results[-1]))
         with reporter.step() as tell:
-            tell(1.0, finish(recipe, run, before))
+            tell(1.0, finish(recipe, data, run, results))
     return run
 
 
@@ -55,9 +59,11 @@ def compute(
 ) -> StageResult:
     """Run one stage in its working folder, measure its result, and put both into the cache."""
     settings, began = recipe.stages[index], time.monotonic()
-    with store.working_folder(digest) as folder:
+    with store.working_folder(digest, lambda: tell(0.0, "waiting for another run's same stage")) as folder:
+        if (ready := store.find(digest)) is not None:
+            return ready  # another process finished it while this one waited
         start = before.network() if before else checked_start(recipe, data, tell)
-        context = Context(recipe, data, stage_seed(recipe, index), folder / "checkpoint.pt", tell)
+        context = Context(recipe, data, stage_seed(recipe, index), folder / CHECKPOINT, tell)
         network, details = STAGES[settings.stage][1](start, settings, context)
         seconds = time.monotonic() - began
         validation = Images.of(data.validation, data.preprocessing)
@@ -81,19 +87,31 @@ def checked_start(recipe: Recipe, data: Data, tell: Tell) -> Network:
     return start
 
 
-def finish(recipe: Recipe, run: Path, last: StageResult | None) -> str:
-    """The last stage's files at the top of the run folder, and the packed file; returns a few words."""
-    assert last is not None  # a recipe has at least one stage
+def finish(recipe: Recipe, data: Data, run: Path, results: list[StageResult]) -> str:
+    """Fill the run folder: stage folders, the last stage's files, the packed one; returns a few words.
+
+    A run that failed before this point has left an earlier one as it was. metrics.json goes first and
+    comes last, so that files of two runs are never taken for one.
+    """
+    last, packed = results[-1], run / "model.tsr.new"
+    report = pack(last.onnx, packed)
+    (run / "metrics.json").unlink(missing_ok=True)
+    names = [f"{i + 1:02d}-{s.name}" for i, s in enumerate(recipe.stages)]
+    for name, result in zip(names, results, strict=True):
+        show_stage(run / name, result)
+    drop_other_stages(run, names)
     replace_with_link(last.folder / "network.safetensors", run / "network.safetensors")
     replace_with_link(last.onnx, run / "model.onnx")
-    report = pack(run / "model.onnx", run / "model.tsr")
-    names = [f"{i + 1:02d}-{s.name}" for i, s in enumerate(recipe.stages)]
-    drop_other_stages(run, names)
+    os.replace(packed, run / "model.tsr")
     write_recipe(recipe, run / "recipe.yaml")
     write_json(run / "environment.json", environment(recipe))
-    digest = {"recipe_sha256": digest_of(recipe.decides_network()), "stage_sha256": last.digest}
+    digests = {
+        "recipe_sha256": digest_of(recipe.decides_network()),
+        "data_sha256": data.digest(),
+        "stage_sha256": last.digest,
+    }
     sizes = {"onnx_bytes": report.original_bytes, "packed_bytes": report.packed_bytes}
-    write_json(run / "metrics.json", {"stages": names, **digest, **sizes})
+    write_json(run / "metrics.json", {"stages": names, **digests, **sizes})
     return f"{report.original_bytes:,} -> {report.packed_bytes:,} bytes"
 
 

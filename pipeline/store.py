@@ -12,15 +12,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tersor.models.errors import BadInput, Busy, Unavailable
+from tersor.models.errors import BadInput, Busy, TersorError, Unavailable
 from tersor.models.network import Network, load
 
 STAGE_FILES = ("network.safetensors", "model.onnx", "metrics.json")
+CHECKPOINT = "checkpoint.pt"
+"""In a working folder: what an interrupted training goes on from."""
 
 
 def digest_of(parts: Mapping[str, Any]) -> str:
@@ -73,28 +75,40 @@ class Store:
         return StageResult(digest, folder, reused=True)
 
     @contextlib.contextmanager
-    def working_folder(self, digest: str) -> Iterator[Path]:
+    def working_folder(self, digest: str, waiting: Callable[[], None]) -> Iterator[Path]:
         """The folder in which a stage works; what lies there from an interrupted try is kept.
 
+        After an error only a checkpoint stays, and not even that when the stage would fail again.
+
+        When another process works on the same stage, `waiting` is called once and then waits for it;
+        look with `find` whether it has finished the stage.
+
         Raises:
-            Busy: another process works on the same stage.
             Unavailable: the folder cannot be written.
         """
         with writing(self.cache):
             self.cache.mkdir(parents=True, exist_ok=True)
         partial = self.cache / f"{digest[:32]}.partial"
-        with lock(self.cache / f"{digest[:32]}.lock", "the same stage"), writing(partial):
+        with lock(self.cache / f"{digest[:32]}.lock", "the same stage", waiting), writing(partial):
             partial.mkdir(exist_ok=True)
-            yield partial
+            try:
+                yield partial
+            except Exception as error:
+                hopeless = isinstance(error, TersorError) and not isinstance(error, Unavailable)
+                _clear(partial, keep=() if hopeless else (CHECKPOINT,))
+                raise
+            with contextlib.suppress(OSError):
+                partial.rmdir()  # still there and empty when another process had finished the stage
 
     def finish(self, digest: str, partial: Path) -> StageResult:
         """Turn a working folder into a finished result."""
-        for entry in partial.iterdir():
-            if entry.name not in STAGE_FILES:
-                entry.unlink()
+        _clear(partial, keep=STAGE_FILES)
         write_json(partial / "sums.json", {name: _sha256(partial / name) for name in STAGE_FILES})
         folder = self.cache / digest[:32]
-        os.replace(partial, folder)
+        if folder.is_dir():  # another process was faster
+            shutil.rmtree(partial)
+        else:
+            os.replace(partial, folder)
         return StageResult(digest, folder, reused=False)
 
     def run_folder(self, name: str) -> Path:
@@ -120,9 +134,8 @@ class Store:
             yield folder
 
 
-def show_stage(run: Path, index: int, name: str, result: StageResult) -> None:
-    """Put a stage's result where a person looks for it: `<run>/<index>-<name>/`."""
-    folder = run / f"{index:02d}-{name}"
+def show_stage(folder: Path, result: StageResult) -> None:
+    """Put a stage's result where a person looks for it."""
     folder.mkdir(exist_ok=True)
     for file in STAGE_FILES:
         replace_with_link(result.folder / file, folder / file)
@@ -139,6 +152,8 @@ def replace_with_link(source: Path, target: Path) -> None:
     """Make `target` the same file as `source` by a hard link, or a copy where links are not possible."""
     temporary = target.with_name(target.name + ".tmp")
     temporary.unlink(missing_ok=True)
+    if target.exists() and target.samefile(source):
+        return  # renaming a link onto another link of the same file does nothing: the first would stay
     try:
         os.link(source, temporary)
     except OSError:
@@ -168,19 +183,24 @@ def read_json(path: Path, what: str, todo: str) -> Any:
 
 
 @contextlib.contextmanager
-def lock(path: Path, what: str) -> Iterator[None]:
+def lock(path: Path, what: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold a lock file; the system lets go of it when the process ends, however it ends.
 
+    With `waiting`, a lock that somebody else holds is waited for, after one call of it.
+
     Raises:
-        Busy: somebody else holds it.
+        Busy: somebody else holds it, and no `waiting` was given.
     """
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Busy(
-                f"another process is working on {what}", where=path, todo="Wait for it, or stop it"
-            ) from error
+            if waiting is None:
+                raise Busy(
+                    f"another process is working on {what}", where=path, todo="Wait for it, or stop it"
+                ) from error
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -211,6 +231,15 @@ def writing(where: Path) -> Iterator[None]:
             raise
         what, todo = causes[error.errno]
         raise Unavailable(what, got=error.strerror, where=error.filename or where, todo=todo) from error
+
+
+def _clear(folder: Path, keep: Collection[str]) -> None:
+    """Remove what is not to be kept, and the folder when nothing is left."""
+    for entry in folder.iterdir():
+        if entry.name not in keep:
+            entry.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _sha256(path: Path) -> str:

@@ -112,7 +112,7 @@ def plan_widths(module: nn.Module, example: torch.Tensor, settings: Structure) -
     plan = {}
     for name in layers:
         if name in chosen:
-            width = module.get_submodule(name).weight.shape[0]  # type: ignore[union-attr]
+            width = nni_room.width_of(module, name)
             plan[name] = (width, kept_width(width, settings.sparsity, settings.align))
     return plan
 
@@ -165,7 +165,7 @@ def masked(module: nn.Module, kept: Mapping[str, torch.Tensor], *, batch_norm: b
         for layer in (copied.get_submodule(n) for n in layers):
             for tensor in (layer.weight, layer.bias):
                 if tensor is not None:
-                    tensor.data[~keep] = 0  # type: ignore[index, operator]
+                    tensor.data[~keep] = 0  # type: ignore[operator]
     return copied
 
 

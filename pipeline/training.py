@@ -4,6 +4,7 @@ Deterministic: every epoch seeds its own generators from (seed, epoch), so a tra
 and resumed from its last checkpoint ends with the same bits as one that was not.
 """
 
+import io
 import math
 import os
 from collections.abc import Callable
@@ -86,7 +87,7 @@ class _Run:
     def __init__(self, network: Network, settings: Training, data: Data, seed: int, device: str) -> None:
         self.network, self.settings, self.seed, self.device = network, settings, seed, device
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.module = network.module().to(device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.module = network.module().to(device, memory_format=memory_format)
         self.constrained = constrain(self.module, network)
         self.train = Images.of(data.train, data.preprocessing, device)
         self.validation = Images.of(data.validation, data.preprocessing, device)
@@ -173,7 +174,7 @@ class _Run:
             self.module.load_state_dict(self.best)
         bake(self.module)
         details = {"epochs": self.epoch, "history": self.history, "constrained": self.constrained}
-        return self.network.with_module(self.module.to(memory_format=torch.contiguous_format)), details  # type: ignore[call-overload]
+        return self.network.with_module(self.module.to(memory_format=torch.contiguous_format)), details
 
     def save(self, path: Path) -> None:
         """Write the state to a temporary name, then rename."""
@@ -184,8 +185,9 @@ class _Run:
             "numbers": [self.epoch, self.best_loss, self.best_epoch],
             "history": self.history,
         }
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
+        buffer, temporary = io.BytesIO(), path.with_suffix(".tmp")
+        torch.save(state, buffer)  # into memory first: on a full disk torch raises no OSError
+        temporary.write_bytes(buffer.getbuffer())
         os.replace(temporary, path)
 
     def resume(self, path: Path | None) -> None:

@@ -1,0 +1,122 @@
+"""Starts tersor commands fast: imports the heavy libraries once, then forks a process for each command.
+
+Every command is a process of its own that can be killed, with its own memory, folder and output files;
+only the imports (some ten seconds) are shared. Reads one JSON request a line on stdin and answers with
+one JSON line on stdout: {"start": {...}} -> {"pid": n}, {"wait": pid, "seconds": n} -> {"code": n}.
+"""
+
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from typing import Any
+
+HEAVY = (
+    "tersor.pipeline.cli", "tersor.pipeline.run", "tersor.pipeline.deploy", "tersor.pipeline.recheck",
+    "tersor.pipeline.tables", "tersor.export.ledger", "torch._dynamo", "torch.onnx", "onnxscript",
+    "onnxruntime", "onnxruntime.quantization", "nni.compression.speedup", "nni.compression.pruning",
+    "sklearn.datasets", "matplotlib.figure", "PIL.Image",
+)  # fmt: skip
+
+
+def serve() -> None:
+    """Answer requests until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # libraries print while they are imported
+    for name in HEAVY:
+        importlib.import_module(name)
+    answers.write(json.dumps({"ready": True}) + "\n")
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "start" in request:
+            answer = {"pid": _start(**request["start"])}
+        else:
+            answer = {"code": _wait(request["wait"], request["seconds"])}
+        answers.write(json.dumps(answer) + "\n")
+
+
+def _start(
+    arguments: list[str],
+    cwd: str,
+    stdout: str,
+    stderr: str,
+    environment: dict[str, str],
+    file_limit_bytes: int | None,
+    kill_at_rename: int | None,
+) -> int:
+    """Fork a command; returns its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        _redirect(stdout, stderr)
+        os.chdir(cwd)
+        os.environ.update(environment)
+        if kill_at_rename is not None:
+            _die_at_rename(kill_at_rename)
+        if file_limit_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
+        code = _command(arguments)
+    finally:
+        os._exit(code)
+    return 0
+
+
+def _command(arguments: list[str]) -> int:
+    from tersor.pipeline.cli import main
+
+    sys.argv = ["tersor", *arguments]
+    try:
+        main()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def _redirect(stdout: str, stderr: str) -> None:
+    for number, path, flags in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, stdout, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+        (2, stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+    ):
+        file = os.open(path, flags, 0o644)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
+
+
+def _die_at_rename(count: int) -> None:
+    """Kill this process, as the system would, when it is about to make its `count`-th rename."""
+    rename, left = os.replace, [count]
+
+    def replace(*arguments: Any, **options: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(*arguments, **options)
+
+    os.replace = replace  # type: ignore[assignment]
+
+
+def _wait(pid: int, seconds: float) -> int:
+    """The exit code of a command, minus the signal that ended it; killed when it takes too long."""
+    until = time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > until:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+if __name__ == "__main__":
+    serve()
