@@ -11,6 +11,7 @@ docs/format.md is the full description.
 """
 
 import hashlib
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -40,20 +41,31 @@ class Container:
     sections: Mapping[int, memoryview]
 
 
-def write_container(container: Container) -> bytes:
+def write_container(original_bytes: int, crc32: int, sections: Mapping[int, list[bytes]]) -> bytes:
     """Return the bytes of the packed file.
+
+    Args:
+        original_bytes, crc32: size and CRC-32 of the original.
+        sections: each section's payload in parts. The lists are emptied while the file is put together, so
+            that a large model is not held twice.
 
     Raises:
         ValueError: a set of sections that no reader accepts.
     """
-    if set(container.sections) not in _ALLOWED:
-        raise ValueError(f"sections {sorted(container.sections)} do not make a file")
-    parts: list[bytes | memoryview] = [write_varint(container.original_bytes)]
-    parts.append(container.crc32.to_bytes(_CRC_BYTES, "little"))
-    for number, payload in sorted(container.sections.items()):
-        parts += [bytes([number]), write_varint(len(payload)), payload]
+    if set(sections) not in _ALLOWED:
+        raise ValueError(f"sections {sorted(sections)} do not make a file")
     head = MAGIC + bytes([VERSION])
-    return b"".join([head, _digest(head, *parts), *parts])
+    sizes = write_varint(original_bytes) + crc32.to_bytes(_CRC_BYTES, "little")
+    heads = {n: bytes([n]) + write_varint(sum(map(len, sections[n]))) for n in sorted(sections)}
+    parts = (part for n, start in heads.items() for part in (start, *sections[n]))
+    out = io.BytesIO()
+    out.write(head + _digest(head, sizes, *parts) + sizes)
+    for number, start in heads.items():
+        out.write(start)
+        sections[number].reverse()
+        while sections[number]:
+            out.write(sections[number].pop())
+    return out.getvalue()
 
 
 def read_container(data: bytes | memoryview, max_bytes: int = MAX_BYTES) -> Container:

@@ -50,12 +50,14 @@ def pack(onnx_path: str | Path, tsr_path: str | Path, *, coder: str = "huffman")
         BadInput: no such file, or an unknown coder.
         Unavailable: the packed file cannot be written; an older one is left as it was.
     """
+    _check_coder(coder)
     data = _read(onnx_path)
-    packed = pack_bytes(data, coder=coder)
+    size, sha256 = len(data), hashlib.sha256(data).hexdigest()
+    packed = encode_fully(data)
+    del data  # a large model is not held while it is unpacked again
+    _check_lossless(packed, size, sha256)
     _write(tsr_path, packed)
-    return PackReport(
-        len(data), len(packed), hashlib.sha256(data).hexdigest(), hashlib.sha256(packed).hexdigest()
-    )
+    return PackReport(size, len(packed), sha256, hashlib.sha256(packed).hexdigest())
 
 
 def unpack(tsr_path: str | Path, onnx_path: str | Path, *, max_bytes: int = MAX_BYTES) -> int:
@@ -77,12 +79,20 @@ def pack_bytes(data: bytes, *, coder: str = "huffman") -> bytes:
         BadInput: an unknown coder.
         TersorError: unpacking gives other bytes, a bug of ours.
     """
+    _check_coder(coder)
+    packed = encode_fully(data)
+    _check_lossless(packed, len(data), hashlib.sha256(data).hexdigest())
+    return packed
+
+
+def _check_coder(coder: str) -> None:
     if coder not in CODERS:
         raise BadInput("unknown coder", got=coder, wanted=" or ".join(CODERS), where="coder")
-    packed = encode_fully(data)
-    if unpack_bytes(packed, max_bytes=len(data)) != data:
+
+
+def _check_lossless(packed: bytes, size: int, sha256: str) -> None:
+    if hashlib.sha256(unpack_bytes(packed, max_bytes=size)).hexdigest() != sha256:
         raise TersorError("packing lost something; the packed file was not written", todo="Report this")
-    return packed
 
 
 def unpack_bytes(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:

@@ -71,13 +71,11 @@ class Unpacked:
 def encode_fully(data: bytes) -> bytes:
     """Return the packed file of any bytes; bytes that do not parse as ONNX become one blob."""
     view = memoryview(data)
-    sections: dict[int, bytes | bytearray]
     try:
         sections = encode_model(view, find_spans(view))
     except NotOnnx:
-        sections = {BLOB: compress(view)}
-    views = {number: memoryview(payload) for number, payload in sections.items()}
-    return write_container(Container(len(data), zlib.crc32(data), views))
+        sections = {BLOB: [compress(view)]}
+    return write_container(len(data), zlib.crc32(data), sections)
 
 
 def unpack_fully(data: bytes, *, max_bytes: int = MAX_BYTES) -> Unpacked:
@@ -103,9 +101,9 @@ def unpack_fully(data: bytes, *, max_bytes: int = MAX_BYTES) -> Unpacked:
     return Unpacked(original, container, layout, tuple(records))
 
 
-def encode_model(data: memoryview, layout: Layout) -> dict[int, bytes | bytearray]:
-    """Return the sections of an ONNX file whose spans are known."""
-    skeleton, coded = bytearray(), bytearray()
+def encode_model(data: memoryview, layout: Layout) -> dict[int, list[bytes]]:
+    """Return the sections, each in parts, of an ONNX file whose spans are known."""
+    skeleton, coded = bytearray(), list[bytes]()
     pool: dict[int, list[list[NDArray[np.uint8]]]] = {width: [] for width in _WIDTHS}
     end = 0
     for span in layout.spans:
@@ -116,15 +114,13 @@ def encode_model(data: memoryview, layout: Layout) -> dict[int, bytes | bytearra
             block = encode_piece(piece, values)
             if block[0] & 15 == POOLED:
                 pool[piece.width].append(split_planes(values, True)[: piece.width - (block[0] >> 4)])
-            coded += block
+            coded.append(block)
     skeleton += data[end:]
-    sections: dict[int, bytes | bytearray] = {}
-    sections[SKELETON] = write_varint(len(skeleton)) + compress(bytes(skeleton))
+    sections = {SKELETON: [write_varint(len(skeleton)), compress(bytes(skeleton))]}
     if coded:
         sections[TENSORS] = coded
-    pooled = b"".join(_encode_pool(pool[width], width) for width in _WIDTHS if pool[width])
-    if pooled:
-        sections[POOL] = pooled
+    if any(pool.values()):
+        sections[POOL] = [_encode_pool(pool[width], width) for width in _WIDTHS if pool[width]]
     return sections
 
 

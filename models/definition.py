@@ -49,7 +49,7 @@ def build(
         module = factory(**given)
     except TersorError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInput(
             "the network's factory failed", got=f"{type(error).__name__}: {error}", where=definition
         ) from error
@@ -108,7 +108,7 @@ def _from_file(definition: str) -> Factory:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end the process when it is imported
         raise BadInput(
             "the network's file fails when imported", got=f"{type(error).__name__}: {error}", where=path
         ) from error

@@ -26,12 +26,12 @@ class TersorError(Exception):
         where: object = None,
         todo: str | None = None,
     ) -> None:
-        self.what = what
+        self.what, self.got, self.wanted = what, got, wanted
         parts = [what.rstrip(".") + "."]
         parts += [f"Got {got}."] if got is not None else []
         parts += [f"Wanted {wanted}."] if wanted is not None else []
         parts += [f"Where: {where}."] if where is not None else []
-        parts += [todo.rstrip(".") + "."] if todo else []
+        parts += [todo if todo.endswith("?") else todo.rstrip(".") + "."] if todo else []
         super().__init__(" ".join(parts))
 
 

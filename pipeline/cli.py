@@ -152,11 +152,21 @@ def verify(bundle: Path, data: DataOption = None, as_json: JsonOption = False) -
 
 
 @app.command()
-def report(bundle: Path) -> None:
+def report(
+    bundle: Path,
+    picture: Annotated[Path | None, typer.Option(help="Write the trade as a PNG (1200x600) too.")] = None,
+) -> None:
     """Write report.html of a bundle anew from its manifest."""
+    from tersor.export.bundle import read_manifest
     from tersor.pipeline.deploy import rewrite_report
 
     typer.echo(str(rewrite_report(bundle)))
+    if picture is not None:
+        from tersor.pipeline.report import write_picture
+
+        manifest = read_manifest(bundle)
+        write_picture(picture, manifest, manifest.get("stages", []))
+        typer.echo(str(picture))
 
 
 @app.command("table-r5")
@@ -194,8 +204,11 @@ def main() -> None:
 def _unforeseen(error: Exception) -> None:
     """Usage errors are click's own; a refusal by the system is told as such; the rest is our bug."""
     if hasattr(error, "format_message"):  # click.ClickException
-        error.show()  # type: ignore[attr-defined]
-        sys.exit(2)
+        text, command = error.format_message(), getattr(getattr(error, "ctx", None), "command_path", "tersor")
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            print(text)
+            sys.exit(2)
+        _fail(f"{text if text.endswith('?') else text.rstrip('.') + '.'} Try `{command} --help`.", 2)
     if isinstance(error, OSError):
         from tersor.pipeline.store import writing
 

@@ -3,6 +3,7 @@
 import difflib
 import fnmatch
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tersor.models.errors import BadInput
 from tersor.models.network import Network
@@ -47,3 +48,14 @@ def chosen_layers(network: Network, patterns: Sequence[str], exclude: Sequence[s
     if not chosen:
         raise BadInput("no layer is left to work on", got=f"{len(layers)} layers, all excluded", where=where)
     return [name for name in layers if name in chosen]
+
+
+def check_patterns(network: Network, settings: Any) -> None:
+    """Check that every pattern of a stage that works on weights matches a layer.
+
+    Raises:
+        BadInput: as `chosen_layers`.
+    """
+    where = f"stage `{settings.name}`"
+    layers = chosen_layers(network, settings.layers, settings.exclude, where)
+    matching(layers, getattr(settings, "per_layer", {}), where)

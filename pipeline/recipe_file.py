@@ -34,7 +34,10 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), data: Path | None = N
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(
-            "the recipe is not readable as YAML", got=" ".join(str(error).split()), where=path
+            "the recipe is not readable as YAML",
+            got=_yaml_words(error),
+            where=path,
+            todo="Mend the line; recipes/ has examples",
         ) from error
     if not isinstance(raw, dict):
         raise BadInput("the recipe is empty or no mapping", got=type(raw).__name__, where=path)
@@ -127,13 +130,30 @@ def _explain(error: ValidationError, raw: Mapping[str, Any], where: str) -> BadI
             where=f"{where}, {spot}",
             todo=_did_you_mean(got, list(kinds)),
         )
-    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":  # our own words, whole as they are
+        return BadInput(first["msg"].removeprefix("Value error, "), where=f"{where}, {spot}")
+    if first["type"] == "union_tag_not_found":
+        got, kinds = repr(first["input"])[:120], ", ".join(_stage_kinds())
+        return BadInput(
+            "a stage does not say what it is",
+            got=got,
+            wanted=f"`stage:` and one of {kinds}",
+            where=f"{where}, {spot}",
+        )
     return BadInput(
         "the recipe has a wrong value",
         got=repr(first["input"])[:120],
-        wanted=message,
+        wanted=first["msg"].removeprefix("Input should be "),
         where=f"{where}, {spot}",
     )
+
+
+def _yaml_words(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """What is wrong and in which line."""
+    mark = getattr(error, "problem_mark", None)
+    words = getattr(error, "problem", None) or str(error)
+    place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return " ".join(words.split()) + place
 
 
 def _is_tag(part: Any, loc: tuple[Any, ...]) -> bool:

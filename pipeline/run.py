@@ -6,12 +6,16 @@ Resume and run are one thing: a stage whose result is in the cache is taken from
 import os
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tersor.export.pack import pack
+from tersor.export.to_onnx import export_onnx
+from tersor.models.definition import is_file_definition
 from tersor.models.network import Network
 from tersor.pipeline.data import Data, load_data
 from tersor.pipeline.environment import environment, prepare_torch, versions
+from tersor.pipeline.layers import check_patterns
 from tersor.pipeline.measure import measure
 from tersor.pipeline.progress import Reporter, Tell
 from tersor.pipeline.recipe import Recipe
@@ -71,12 +75,13 @@ def compute(
         measured = measure(network, validation, folder / "model.onnx", previous, recipe.licence)
         network.save(folder / "network.safetensors")
         head = {"name": settings.name, "stage": settings.stage, "seconds": round(seconds, 3)}
+        head["measuring_seconds"] = round(time.monotonic() - began - seconds, 3)
         write_json(folder / "metrics.json", {**head, **measured, "details": details})
         return store.finish(digest, folder)
 
 
 def checked_start(recipe: Recipe, data: Data, tell: Tell) -> Network:
-    """The fresh network, after what can go wrong later has been tried: pruning and export."""
+    """The fresh network, after a rehearsal of what would else fail only after the training."""
     start = fresh_network(recipe, data)
     for settings in recipe.stages:
         if settings.stage == "structure":
@@ -84,6 +89,12 @@ def checked_start(recipe: Recipe, data: Data, tell: Tell) -> Network:
 
             tell(0.0, "checking that its channels can be pruned")
             try_structure(start, settings)
+        elif settings.stage in ("sparsity", "sharing", "linear"):
+            check_patterns(start, settings)
+    if is_file_definition(recipe.model):
+        tell(0.0, "checking that it can be exported")
+        with TemporaryDirectory() as folder:
+            export_onnx(start, Path(folder) / "model.onnx")
     return start
 
 

@@ -5,6 +5,9 @@ stage's result changes for equal settings: cached results of older versions are 
 """
 
 import hashlib
+import pickle
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,8 @@ from tersor.pipeline.sparsity import prune_weights
 from tersor.pipeline.training import Progress, fit
 
 Result = tuple[Network, dict[str, Any]]
+
+WANTED_WEIGHTS = "a .safetensors file, or a state dict saved with torch.save(model.state_dict(), ...)"
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,21 @@ def train(start: Network, settings: Any, context: Context) -> Result:
 
 def load_weights(start: Network, settings: Any, context: Context) -> Result:
     """Put weights from a file into the fresh network."""
-    loaded = with_weights(start, settings.weights)
-    check_fits(loaded, context.data)
-    return loaded, {"weights_sha256": file_digest(settings.weights)}
+    path = settings.weights
+    tensors = read_weights(path)
+    try:
+        loaded = start.with_tensors(tensors)
+        loaded = loaded.with_module(loaded.module())
+        check_fits(loaded, context.data)
+    except BadInput as error:
+        raise BadInput(
+            f"the weights do not fit the network: {error.what}",
+            got=error.got,
+            wanted=error.wanted,
+            where=path,
+            todo="Check `model` and `arguments` against the file",
+        ) from error
+    return loaded, {"weights_sha256": file_digest(path)}
 
 
 def prune_structure(start: Network, settings: Any, context: Context) -> Result:
@@ -115,58 +132,79 @@ def check_fits(start: Network, data: Data) -> None:
     try:
         with torch.no_grad():
             logits = start.module()(example)
-    except RuntimeError as error:
+    except Exception as error:  # a user's forward may fail in any way
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise BadInput(
             "the network does not take these images",
-            got=f"images of {_shape_words(data.input_shape)}; {str(error).splitlines()[0]}",
+            got=f"images of {_shape_words(data.input_shape)}; {reason}",
             where=f"network `{start.definition}`, data `{data.name}`",
             todo="Set `arguments` of the network, or `data.image_size` and `data.channels`",
         ) from error
-    if tuple(logits.shape) != (2, len(data.classes)):
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+    if shape != (2, len(data.classes)):
         raise BadInput(
             "the network's outputs do not fit the classes",
-            got=f"outputs of shape {tuple(logits.shape)} for 2 images",
+            got=f"outputs of shape {shape} for 2 images",
             wanted=f"(2, {len(data.classes)})",
             where=f"network `{start.definition}`, data `{data.name}`",
         )
 
 
-def with_weights(start: Network, path: Path) -> Network:
-    """`start` with the weights of a file: .safetensors, or a state dict read with weights_only=True.
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file, or of a state dict read with weights_only=True.
 
     Raises:
-        BadInput: missing, damaged, a pickle with code in it, or tensors that do not fit (layer named).
+        BadInput: missing, damaged, a pickle with code in it, no state dict, or a weight that is NaN.
     """
     if not path.is_file():
         raise BadInput("the weights are missing", where=path, todo="Check `weights` of the load stage")
-    tensors = _read_weights(path)
-    loaded = start.with_tensors(
-        {k: v.detach().cpu().float() if v.is_floating_point() else v for k, v in tensors.items()}
-    )
-    return loaded.with_module(loaded.module())
+    state = _read_state(path)
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise BadInput(
+            "the weights file is no state dict",
+            got=type(state).__name__,
+            wanted=WANTED_WEIGHTS,
+            where=path,
+        )
+    tensors = {k: v.detach().cpu().float() if v.is_floating_point() else v for k, v in state.items()}
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise BadInput(
+            "a weight is not a number",
+            got=f"NaN or infinity in {', '.join(broken[:3])}",
+            where=path,
+            todo="Its training diverged: take an earlier checkpoint",
+        )
+    return tensors
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+def _read_state(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        hostile = "Unsupported" in str(error) or "weights_only" in str(error).lower()
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?i)unsupported (?:global: )?(?:GLOBAL )?([\w.]+(?: \d+)?)", str(error))
         raise BadInput(
-            "the weights file holds code, not only tensors" if hostile else "the weights cannot be read",
-            got=str(error).splitlines()[0][:200],
-            wanted="a .safetensors file, or a state dict saved with torch.save(model.state_dict(), ...)",
+            "the weights file holds code, not only tensors; it was not executed",
+            got=found.group(1) if found else "a pickle of objects",
+            wanted=WANTED_WEIGHTS,
             where=path,
-            todo="It was not executed. Save the state dict alone, better as .safetensors",
+            todo="Save the state dict alone, better as .safetensors",
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise BadInput("the weights file is no state dict", got=type(state).__name__, where=path)
-    return state
+    except Exception as error:
+        raise BadInput(
+            "the weights cannot be read",
+            got=str(error).splitlines()[0][:200],
+            wanted=WANTED_WEIGHTS,
+            where=path,
+            todo="Get the file again",
+        ) from error
 
 
 def stage_identity(

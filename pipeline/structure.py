@@ -55,6 +55,7 @@ def prune_channels(
     progress(0.4, "rebuilding")
     rebuilt = network.with_tensors(nni_room.speed_up(module, example, kept), forms={})
     _check_widths(rebuilt, kept)
+    _check_runs(rebuilt.module(), example)
     proof_images = torch.from_numpy(images[:64])
     difference, gap = prove(module, rebuilt.module(), kept, proof_images)
     progress(0.8, "new BatchNorm statistics")
@@ -194,3 +195,21 @@ def _check_widths(rebuilt: Network, kept: Mapping[str, torch.Tensor]) -> None:
                 where="stage `structure`",
                 todo="Exclude the layer with `exclude`, or prune before weights are pruned to zero",
             )
+
+
+def _check_runs(rebuilt: nn.Module, example: torch.Tensor) -> None:
+    """A number of features written into forward still stands there after the channels are gone."""
+    entered = [""]
+    for name, layer in rebuilt.named_modules():
+        layer.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
+    try:
+        with torch.no_grad():
+            rebuilt(example)
+    except Exception as error:
+        raise BadInput(
+            "channels cannot be pruned: the narrower network does not run",
+            got=f"{type(error).__name__}: {error}",
+            where=f"at or before layer {entered[-1]!r}",
+            todo="A reshape with a number written in must become `torch.flatten(x, 1)` or take the number "
+            "from x.shape; or list the layers before it under `exclude` of the structure stage",
+        ) from error

@@ -77,7 +77,8 @@ def entries(source: Any, key: str) -> list[Json]:
 def target_name(target: Target) -> str:
     """Words for a target: `CPU, batch 64, 1 thread`."""
     provider, batch, threads = target
-    name = {"cpu": "CPU", "cuda": "CUDA"}.get(str(provider).lower(), str(provider))
+    name = str(provider).removesuffix("ExecutionProvider")
+    name = {"cpu": "CPU", "cuda": "CUDA"}.get(name.lower(), name)
     return f"{name}, batch {batch}" + (f", {threads} thread{'s' * (threads != 1)}" if threads else "")
 
 

@@ -24,7 +24,7 @@ from test_pack import conv_net, every_kind  # noqa: E402
 
 from tersor.export.bits import ByteReader, write_varint  # noqa: E402
 from tersor.export.byte_coding import decompress  # noqa: E402
-from tersor.export.container import SKELETON, Container, read_container, write_container  # noqa: E402
+from tersor.export.container import SKELETON, read_container, write_container  # noqa: E402
 from tersor.export.pack import pack_bytes, unpack_bytes  # noqa: E402
 from tersor.models.errors import FormatError  # noqa: E402
 
@@ -88,8 +88,8 @@ def mutate_section(rng: np.random.Generator, packed: bytes, other: bytes) -> byt
         payload = write_varint(len(plain)) + b"\x00" + bytes(plain)
     else:
         payload = bytes(mutate(rng, b"\x00" * 4 + payload, other)[4:])
-    sections[number] = memoryview(payload)
-    return write_container(Container(container.original_bytes, container.crc32, sections))
+    parts = {n: [bytes(s)] for n, s in sections.items()} | {number: [payload]}
+    return write_container(container.original_bytes, container.crc32, parts)
 
 
 def execute(seed: int, corpus: list[tuple[bytes, bytes]]) -> str:

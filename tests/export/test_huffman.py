@@ -3,6 +3,7 @@
 import contextlib
 import heapq
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -139,6 +140,39 @@ def test_ten_million_symbols_survive_and_two_million_agree(kind):
     block, decoded = round_trip(part, 32, "plain")
     assert np.array_equal(decoded, part)
     assert huffman.encode(part, engine="numba") == block
+
+
+def test_kernels_work_where_nothing_can_be_cached(monkeypatch):
+    from tersor.export import huffman_fast
+
+    def no_place(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(huffman_fast.numba, "njit", no_place)
+    assert huffman_fast._Kernel(lambda x: x + 1)(1) == 2
+
+    def full_disk(function):
+        def compiled(x):
+            raise OSError(28, "No space left on device")
+
+        return compiled
+
+    monkeypatch.setattr(
+        huffman_fast.numba, "njit", lambda **options: full_disk if options.get("cache") else lambda f: f
+    )
+    assert huffman_fast._Kernel(lambda x: x + 1)(1) == 2
+
+
+def test_auto_goes_on_without_numba(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tersor.export.huffman_fast", None)
+    monkeypatch.delattr("tersor.export.huffman_fast", raising=False)
+    monkeypatch.setattr(huffman, "NUMBA_LOADED_FROM", huffman.STREAMS_FROM)
+    symbols = skewed(np.random.default_rng(5), 40_000, 9)
+    assert np.array_equal(round_trip(symbols, 9, "auto")[1], symbols)
+    with pytest.raises(ImportError):
+        huffman.encode(symbols, engine="numba")
 
 
 def test_uneven_streams_finish():

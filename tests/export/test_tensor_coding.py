@@ -1,0 +1,119 @@
+"""Forms of a tensor: each gives back every bit pattern, and the choice finds what makes a tensor small."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tersor.export import form_choice
+from tersor.export.bits import ByteReader
+from tersor.export.form_choice import encode_piece
+from tersor.export.tensor_coding import MAX_PIECE, NAMES, Piece, decode_piece, split_pieces
+
+
+def sparse_weights(shape, keep=0.15):
+    """Float32 weights that share 15 values, a share of `keep` of them not zero."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1, 15).astype(np.float32)
+    return np.where(rng.random(shape) < keep, rng.choice(values, shape), 0).astype(np.float32)
+
+
+def decoded(piece, block):
+    source = ByteReader(block, "test")
+    values, form, _ = decode_piece(source, piece)
+    source.finish()
+    return values, form
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from([1, 2, 4, 8]),
+    st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    st.floats(0, 1),
+    st.integers(1, 40),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+def test_any_tensor_comes_back(width, dims, share, distinct, seed, zero_default):
+    rng = np.random.default_rng(seed)
+    dtype = np.dtype(f"<u{width}")
+    values = rng.integers(0, 2 ** (8 * width) - 1, distinct, np.uint64).astype(dtype)
+    default = 0 if zero_default else values[0]
+    count = int(np.prod(dims))
+    tensor = np.where(rng.random(count) < share, rng.choice(values, count), default).astype(dtype)
+    piece = Piece(tuple(dims), width, False)
+    block = encode_piece(piece, tensor)
+    assert np.array_equal(decoded(piece, block)[0], tensor)
+    assert len(block) <= tensor.nbytes + 1
+
+
+def forms_of(array, is_float=True):
+    """Return every form the piece could take, each decoded again and compared."""
+    width = array.itemsize
+    piece = Piece(array.shape, width, is_float)
+    values = np.ascontiguousarray(array).reshape(-1).view(f"<u{width}")
+    used = set()
+    for candidate in form_choice._candidates(form_choice._content(piece, values)):
+        back, form = decoded(piece, bytes([candidate.form | candidate.flags << 4]) + candidate.encode())
+        assert np.array_equal(back, values)
+        used.add(form)
+    return used
+
+
+def test_every_form_holds_a_sparse_tensor():
+    shared = {"raw", "byte-planes", "raw-symbols", "relative-index", "bitmap", "joint"}
+    assert forms_of(sparse_weights((32, 16, 3, 3))) == shared
+    rng = np.random.default_rng(0)
+    free = np.where(rng.random((90, 200)) < 0.1, rng.normal(0, 1, (90, 200)), 0).astype(np.float32)
+    assert forms_of(free) == shared
+    many = rng.normal(0, 1, (90, 200)).astype(np.float32)
+    assert forms_of(many) == {"raw", "byte-planes"}
+    assert "lzma" in forms_of(np.tile(rng.integers(0, 255, 500).astype(np.uint8), 20), False)
+    assert set(NAMES) | {"byte-planes"} == shared | {"lzma", "byte-planes (pooled)"}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_dead_rows_and_columns_cost_little(axis):
+    weights = sparse_weights((128, 128), keep=0.3)
+    spread = np.zeros((256, 256), np.float32)
+    spread[np.ix_(np.arange(0, 256, 2), np.arange(0, 256, 2))] = weights
+    clustered = np.zeros((512, 128), np.float32)
+    clustered[::4] = weights
+    if axis:
+        clustered = np.ascontiguousarray(clustered.T)
+        weights = np.ascontiguousarray(weights.T)
+    base = len(encode_piece(Piece((128, 128), 4, True), weights.reshape(-1).view("<u4")))
+    for array in (spread, clustered):
+        size = len(encode_piece(Piece(array.shape, 4, True), array.reshape(-1).view("<u4")))
+        assert size < base + 90
+
+
+def test_weights_in_columns_are_found():
+    rng = np.random.default_rng(0)
+    rows = (rng.random((300, 200)) < np.linspace(0, 0.3, 300)[:, None] ** 2).astype(np.float32)
+    sizes = [
+        len(encode_piece(Piece(a.shape, 4, True), a.reshape(-1).view("<u4"))) for a in (rows, rows.T.copy())
+    ]
+    assert max(sizes) < 1.02 * min(sizes)
+
+
+def test_zeros_do_not_cost_a_bit_each():
+    weights = sparse_weights((256, 256), keep=0.02)
+    block = encode_piece(Piece(weights.shape, 4, True), weights.reshape(-1).view("<u4"))
+    assert 8 * len(block) < 0.3 * weights.size
+
+
+def test_general_floats_never_grow_and_usually_shrink():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 2**32, 5000, np.uint64).astype("<u4")
+    assert len(encode_piece(Piece((5000,), 4, False), noise)) == noise.nbytes + 1
+    weights = rng.normal(0, 0.02, 50_000).astype(np.float32)
+    assert len(encode_piece(Piece((50_000,), 4, True), weights.view("<u4"))) < 0.9 * weights.nbytes
+
+
+def test_large_tensors_are_cut_into_whole_rows():
+    pieces = split_pieces((1000, 4000), 4, True)
+    assert sum(p.count for p in pieces) == 4_000_000
+    assert all(p.dims[1] == 4000 and p.count <= MAX_PIECE for p in pieces)
+    assert [p.dims for p in split_pieces((2, MAX_PIECE + 1), 4, True)][0] == (MAX_PIECE,)
+    assert split_pieces((3, 4), 4, True) == [Piece((3, 4), 4, True)]
