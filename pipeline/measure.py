@@ -32,11 +32,12 @@ def measure(
     """
     if previous_onnx is None or not replace_weights(previous_onnx, network, onnx):
         export_onnx(network, onnx, metadata={"licence": licence})
-    accuracy, loss = evaluate(network.module(), validation)
+    found = evaluate(network.module(), validation)
     spent = cost(network)
     return {
-        "validation_accuracy_fraction": accuracy,
-        "validation_loss": loss,
+        "validation_accuracy_fraction": found.accuracy_fraction,
+        "validation_top5_accuracy_fraction": found.top5_accuracy_fraction,
+        "validation_loss": found.loss,
         "parameters": spent.parameters,
         "nonzero_weights": spent.nonzero_weights,
         "macs": spent.macs,

@@ -40,6 +40,9 @@ class Training(Settings):
     early_stop_patience: int | None = Field(
         None, ge=1, description="stop after this many epochs without a better validation loss, keep the best"
     )
+    stop_at_train_accuracy: Fraction | None = Field(
+        None, description="stop after the first epoch with this accuracy on its training batches"
+    )
 
 
 class Train(Training):

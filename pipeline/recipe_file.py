@@ -91,7 +91,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if head in stages:
             target = stages[head]
         elif head in sections:
-            target = raw[head] = dict(raw.get(head) or {})
+            target = raw[head] = _settings_in(raw, head, override)
         else:
             raise BadInput(
                 f"nothing in the recipe is called {head!r}",
@@ -100,9 +100,16 @@ def _apply(raw: dict[str, Any], override: str) -> None:
                 todo=_did_you_mean(head, [*stages, *sections]),
             )
     for part in parts[:-1]:
-        target[part] = dict(target.get(part) or {})
+        target[part] = _settings_in(target, part, override)
         target = target[part]
     target[parts[-1]] = value
+
+
+def _settings_in(raw: Mapping[str, Any], key: str, override: str) -> dict[str, Any]:
+    inner = raw.get(key)
+    if inner is not None and not isinstance(inner, dict):
+        raise BadInput(f"{key!r} has no settings of its own", got=repr(inner), where=f"--set {override}")
+    return dict(inner or {})
 
 
 def _stage_name(stage: Mapping[str, Any]) -> str:
@@ -133,11 +140,10 @@ def _explain(error: ValidationError, raw: Mapping[str, Any], where: str) -> BadI
     if first["type"] == "value_error":  # our own words, whole as they are
         return BadInput(first["msg"].removeprefix("Value error, "), where=f"{where}, {spot}")
     if first["type"] == "union_tag_not_found":
-        got, kinds = repr(first["input"])[:120], ", ".join(_stage_kinds())
         return BadInput(
             "a stage does not say what it is",
-            got=got,
-            wanted=f"`stage:` and one of {kinds}",
+            got=repr(first["input"])[:120],
+            wanted=f"`stage:` and one of {', '.join(_stage_kinds())}",
             where=f"{where}, {spot}",
         )
     return BadInput(

@@ -7,6 +7,7 @@ and resumed from its last checkpoint ends with the same bits as one that was not
 import io
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ class _Run:
         self.optimizer = _optimizer(self.module, settings)
         self.batches = math.ceil(len(self.train) / settings.batch_size)
         self.epoch, self.history = 0, list[dict[str, float]]()
-        self.best_loss, self.best_epoch = math.inf, 0
+        self.best_loss, self.best_epoch, self.seconds = math.inf, 0, 0.0
         self.best: dict[str, Tensor] = {}
 
     def one_epoch(self, progress: Progress) -> None:
@@ -103,31 +104,35 @@ class _Run:
         torch.manual_seed(_mix(self.seed, self.epoch) + 1)  # dropout draws from the global generator
         self.module.train()
         order = torch.randperm(len(self.train), generator=generator).to(self.device)
-        total = 0.0
+        total, right, began = 0.0, 0, time.monotonic()
         for step, chosen in enumerate(order.split(self.settings.batch_size)):
             if len(chosen) == 1 and self.batches > 1:
                 continue  # BatchNorm has no variance over a single image
             self._set_rate(self.epoch * self.batches + step)
             inputs = augment(self.train.inputs[chosen], self.settings.augment, generator)
-            loss = self._step(inputs, self.train.labels[chosen])
+            loss, hits = self._step(inputs, self.train.labels[chosen])
             self._check(loss, step)
-            total += loss * len(chosen)
+            total, right = total + loss * len(chosen), right + hits
             done = (self.epoch + (step + 1) / self.batches) / self.settings.epochs
             progress(done, self._words())
-        accuracy, validation_loss = evaluate(self.module, self.validation, precision=self.settings.precision)
+        found = evaluate(self.module, self.validation, precision=self.settings.precision)
         self.epoch += 1
+        self.seconds += time.monotonic() - began
         self.history.append(
             {
                 "epoch": self.epoch,
                 "train_loss": total / len(self.train),
-                "validation_loss": validation_loss,
-                "validation_accuracy_fraction": accuracy,
+                "train_accuracy_fraction": right / len(self.train),
+                "validation_loss": found.loss,
+                "validation_accuracy_fraction": found.accuracy_fraction,
+                "seconds": round(self.seconds, 3),
             }
         )
-        self._remember_best(validation_loss)
+        self._remember_best(found.loss)
         progress(self.epoch / self.settings.epochs, self._words())
 
-    def _step(self, inputs: Tensor, labels: Tensor) -> float:
+    def _step(self, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
+        """One update; returns the batch's loss and how many of its images were right."""
         if self.settings.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with _autocast(self.device, self.settings.precision):
@@ -136,7 +141,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        return float(loss.detach())
+        return float(loss.detach()), int((logits.detach().argmax(1) == labels).sum())
 
     def _check(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):
@@ -159,8 +164,10 @@ class _Run:
         return words
 
     def stopped(self) -> bool:
-        """Whether early stop has run out of patience."""
-        patience = self.settings.early_stop_patience
+        """Whether early stop has run out of patience, or the training accuracy asked for is reached."""
+        enough, patience = self.settings.stop_at_train_accuracy, self.settings.early_stop_patience
+        if enough is not None and self.history and self.history[-1]["train_accuracy_fraction"] >= enough:
+            return True
         return patience is not None and self.epoch - self.best_epoch >= patience
 
     def _remember_best(self, loss: float) -> None:
@@ -182,7 +189,7 @@ class _Run:
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
-            "numbers": [self.epoch, self.best_loss, self.best_epoch],
+            "numbers": [self.epoch, self.best_loss, self.best_epoch, self.seconds],
             "history": self.history,
         }
         buffer, temporary = io.BytesIO(), path.with_suffix(".tmp")
@@ -197,22 +204,33 @@ class _Run:
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.best_loss, self.best_epoch = state["numbers"]
+        self.epoch, self.best_loss, self.best_epoch, self.seconds = state["numbers"]
         self.history, self.best = state["history"], state["best"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy, top-5 accuracy (fractions), and mean cross-entropy in nats."""
+
+    accuracy_fraction: float
+    top5_accuracy_fraction: float
+    loss: float
 
 
 def evaluate(
     module: nn.Module, images: Images, *, batch_size: int = 512, precision: str = "fp32"
-) -> tuple[float, float]:
-    """Accuracy (fraction) and mean cross-entropy (nats) of a module in eval mode."""
+) -> Evaluation:
+    """Measure a module in eval mode; top-5 of fewer than five classes is 1."""
     module.eval()
-    right, loss = 0, 0.0
+    right, among_five, loss = 0, 0, 0.0
     with torch.inference_mode(), _autocast(images.inputs.device.type, precision):
         for inputs, labels in zip(images.inputs.split(batch_size), images.labels.split(batch_size)):
             logits = module(inputs).float()
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
             right += int((logits.argmax(1) == labels).sum())
+            among_five += int(best.any(1).sum())
             loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-    return right / len(images), loss / len(images)
+    return Evaluation(right / len(images), among_five / len(images), loss / len(images))
 
 
 def reestimate_batch_norm(module: nn.Module, images: np.ndarray, *, batch_size: int = 256) -> nn.Module:

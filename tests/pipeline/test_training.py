@@ -26,7 +26,7 @@ def test_training_learns() -> None:
     before = make(classes=3, batch_norm=True)
     after, details = fit(before, settings_of(), data, seed=0)
     images = Images.of(data.test, data.preprocessing)
-    assert evaluate(after.module(), images)[0] > 0.95
+    assert evaluate(after.module(), images).accuracy_fraction > 0.95
     assert len(details["history"]) == 4
     assert details["history"][-1]["train_loss"] < details["history"][0]["train_loss"]
 
@@ -81,14 +81,14 @@ def test_early_stop_keeps_the_best_epoch() -> None:
     after, details = fit(make(classes=3), chosen, data, seed=0)
     losses = [h["validation_loss"] for h in details["history"]]
     assert len(losses) == losses.index(min(losses)) + 1 + 2 < 30
-    loss = evaluate(after.module(), Images.of(data.validation, data.preprocessing))[1]
+    loss = evaluate(after.module(), Images.of(data.validation, data.preprocessing)).loss
     assert math.isclose(loss, min(losses), rel_tol=1e-4)
 
 
 def test_bf16_and_channels_last_train_too() -> None:
     data = blobs()
     after, _ = fit(make(classes=3), settings_of(precision="bf16", channels_last=True), data, seed=0)
-    assert evaluate(after.module(), Images.of(data.test, data.preprocessing))[0] > 0.9
+    assert evaluate(after.module(), Images.of(data.test, data.preprocessing)).accuracy_fraction > 0.9
     assert all(v.dtype == torch.float32 for k, v in after.tensors.items())
 
 
@@ -136,4 +136,22 @@ def test_evaluation_counts_right_answers() -> None:
     module[1].weight.data = torch.eye(2)
     inputs = torch.tensor([[2.0, 1], [1, 2], [2, 1], [1, 2]]).reshape(4, 1, 1, 2)
     images = Images(inputs, torch.from_numpy(np.array([0, 1, 1, 1])))
-    assert evaluate(module, images)[0] == 0.75
+    assert evaluate(module, images).accuracy_fraction == 0.75
+
+
+def test_top5_counts_labels_among_the_five_largest_logits() -> None:
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(7, 7, bias=False))
+    module[1].weight.data = torch.eye(7)
+    ranks = torch.tensor([[7.0, 6, 5, 4, 3, 2, 1]]).repeat(7, 1).reshape(7, 1, 1, 7)
+    found = evaluate(module, Images(ranks, torch.arange(7)))
+    assert found.accuracy_fraction == pytest.approx(1 / 7)
+    assert found.top5_accuracy_fraction == pytest.approx(5 / 7)
+
+
+def test_training_stops_at_the_training_accuracy_asked_for() -> None:
+    chosen = settings_of(epochs=30, stop_at_train_accuracy=0.9)
+    _, details = fit(make(classes=3), chosen, blobs(), seed=0)
+    reached = [h["train_accuracy_fraction"] for h in details["history"]]
+    assert reached[-1] >= 0.9
+    assert all(accuracy < 0.9 for accuracy in reached[:-1])
+    assert len(reached) < 30
