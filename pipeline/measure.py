@@ -39,8 +39,10 @@ def measure(
         "validation_top5_accuracy_fraction": found.top5_accuracy_fraction,
         "validation_loss": found.loss,
         "parameters": spent.parameters,
+        "weights": spent.weights,
         "nonzero_weights": spent.nonzero_weights,
         "macs": spent.macs,
+        "effective_macs": spent.effective_macs,
         **size_ledger(onnx.read_bytes()),
         "entropy_bytes": entropy_bytes(network),
     }

@@ -57,7 +57,7 @@ def parse_recipe(raw: Mapping[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise _explain(error, raw, where) from error
+        raise explain(error, raw, where) from error
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
@@ -116,12 +116,15 @@ def _stage_name(stage: Mapping[str, Any]) -> str:
     return str(stage.get("name") or stage.get("stage"))
 
 
-def _explain(error: ValidationError, raw: Mapping[str, Any], where: str) -> BadInput:
+def explain(
+    error: ValidationError, raw: Mapping[str, Any], where: str, root: type[BaseModel] = Recipe
+) -> BadInput:
+    """Turn pydantic's first error into one for people: the place, what is allowed, what was meant."""
     first = error.errors()[0]
     place = [p for p in first["loc"] if not _is_tag(p, first["loc"])]
     spot = ".".join(str(p) for p in place) or "the recipe"
     if first["type"] == "extra_forbidden":
-        known = _known_keys(place, raw)
+        known = _known_keys(place, raw, root)
         return BadInput(
             f"unknown key {str(place[-1])!r}",
             where=f"{where}, {spot}",
@@ -172,9 +175,9 @@ def _stage_kinds() -> dict[str, type[BaseModel]]:
     return {get_args(m.model_fields["stage"].annotation)[0]: m for m in get_args(union)}
 
 
-def _known_keys(place: Sequence[Any], raw: Mapping[str, Any]) -> list[str]:
+def _known_keys(place: Sequence[Any], raw: Mapping[str, Any], root: type[BaseModel]) -> list[str]:
     """The keys that are allowed where `place[-1]` stands."""
-    model: Any = Recipe
+    model: Any = root
     here: Any = raw
     for part in place[:-1]:
         here = here[part] if isinstance(here, Mapping | list) else {}

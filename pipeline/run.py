@@ -44,18 +44,22 @@ def compress(recipe: Recipe, store: Store, *, quiet: bool = False) -> Path:
     prepare_torch(recipe)
     data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
     with store.hold(recipe.name) as run, Reporter(steps(recipe), quiet=quiet) as reporter:
-        digest, results = "start", list[StageResult]()
-        for index in range(len(recipe.stages)):
-            digest = digest_of(stage_identity(recipe, index, data.digest(), digest, versions()))
-            before = results[-1] if results else None
-            with reporter.step() as tell:
-                results.append(
-                    store.find(digest) or compute(recipe, data, store, index, digest, before, tell)
-                )
-                tell(1.0, summary(results[-1]))
+        results = run_stages(recipe, data, store, reporter)
         with reporter.step() as tell:
             tell(1.0, finish(recipe, data, run, results))
     return run
+
+
+def run_stages(recipe: Recipe, data: Data, store: Store, reporter: Reporter) -> list[StageResult]:
+    """Every stage's result, from the cache or computed now."""
+    digest, results = "start", list[StageResult]()
+    for index in range(len(recipe.stages)):
+        digest = digest_of(stage_identity(recipe, index, data.digest(), digest, versions()))
+        before = results[-1] if results else None
+        with reporter.step() as tell:
+            results.append(store.find(digest) or compute(recipe, data, store, index, digest, before, tell))
+            tell(1.0, summary(results[-1]))
+    return results
 
 
 def compute(

@@ -5,6 +5,7 @@ only the imports (some ten seconds) are shared. Reads one JSON request a line on
 one JSON line on stdout: {"start": {...}} -> {"pid": n}, {"wait": pid, "seconds": n} -> {"code": n}.
 """
 
+import ctypes
 import importlib
 import json
 import os
@@ -56,6 +57,7 @@ def _start(
         _redirect(stdout, stderr)
         os.chdir(cwd)
         os.environ.update(environment)
+        _obey_permissions()
         if kill_at_rename is not None:
             _die_at_rename(kill_at_rename)
         if file_limit_bytes is not None:
@@ -91,6 +93,19 @@ def _redirect(stdout: str, stderr: str) -> None:
         os.close(file)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
+
+
+def _obey_permissions() -> None:
+    """Root may write anywhere; give that up, so that a folder's mode means something in every test run."""
+
+    class Header(ctypes.Structure):
+        _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+    libc, header = ctypes.CDLL(None), Header(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice
+    assert libc.capget(ctypes.byref(header), sets) == 0
+    sets[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    assert libc.capset(ctypes.byref(header), sets) == 0
 
 
 def _die_at_rename(count: int) -> None:

@@ -1,0 +1,106 @@
+"""One trial of a study, as a worker runs it: plain data in, plain data out."""
+
+import functools
+import os
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tersor.models.errors import TersorError
+from tersor.pipeline.recipe import Recipe
+from tersor.pipeline.store import write_json
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial for a worker.
+
+    record: where its record goes, a JSON file written whole. key: what identifies it.
+    depth: run only this many stages (a common prefix); None: all, and write the record.
+    """
+
+    number: int
+    key: str
+    settings: dict[str, Any]
+    recipe: dict[str, Any]
+    runs: str
+    record: str
+    test: bool
+    depth: int | None = None
+
+
+def run_trial(job: Job) -> dict[str, Any]:
+    """Run a trial; an error becomes part of its record and does not stop the study."""
+    head = {
+        "trial": job.number,
+        "key": job.key,
+        "settings": job.settings,
+        "seed": job.recipe["seed"],
+    }
+    try:
+        record = {**head, "state": "finished", "error": None, **_measure(job)}
+    except TersorError as error:
+        record = {**head, "state": "failed", "error": str(error), "metrics": {}, "stages": []}
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        record = {**head, "state": "failed", "error": told, "metrics": {}, "stages": []}
+    if job.depth is None:
+        write_json(Path(job.record), record)
+    return record
+
+
+def _measure(job: Job) -> dict[str, Any]:
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(job.recipe["threads"])
+    from tersor.pipeline.environment import prepare_torch
+    from tersor.pipeline.progress import Reporter
+    from tersor.pipeline.run import run_stages, steps
+    from tersor.pipeline.store import Store
+
+    recipe = Recipe.model_validate(job.recipe)
+    recipe = recipe.model_copy(update={"stages": recipe.stages[: job.depth]})
+    prepare_torch(recipe)
+    data = _data(recipe.data.model_dump_json(), recipe.seed)
+    results = run_stages(recipe, data, Store(Path(job.runs)), Reporter(steps(recipe), quiet=True))
+    stages = [result.metrics for result in results]
+    metrics = trial_metrics(stages)
+    if job.test and job.depth is None:
+        from tersor.pipeline.training import Images, evaluate
+
+        found = evaluate(results[-1].network().module(), Images.of(data.test, data.preprocessing))
+        metrics["test_accuracy_fraction"] = found.accuracy_fraction
+        metrics["test_top5_accuracy_fraction"] = found.top5_accuracy_fraction
+        metrics["test_loss"] = found.loss
+    return {
+        "metrics": metrics,
+        "stages": stages,
+        "onnx": str(results[-1].onnx),
+        "first": str(results[0].onnx),
+    }
+
+
+def trial_metrics(stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """A trial's numbers: those of its last stage, and of its trainings together."""
+    last = stages[-1]
+    numbers = {k: v for k, v in last.items() if isinstance(v, int | float) and not k.endswith("seconds")}
+    trainings = [s["details"]["history"] for s in stages if s["details"].get("history")]
+    numbers["seconds"] = sum(s["seconds"] for s in stages)
+    numbers["training_seconds"] = sum(h[-1]["seconds"] for h in trainings)
+    numbers["epochs"] = sum(len(h) for h in trainings)
+    if trainings:
+        numbers["train_accuracy_fraction"] = trainings[-1][-1]["train_accuracy_fraction"]
+    numbers["sparsity_fraction"] = 1 - last["nonzero_weights"] / last["weights"]
+    return numbers
+
+
+@functools.lru_cache(2)
+def _data(settings_json: str, seed: int) -> Any:
+    """A worker loads a data set once, not once a trial."""
+    from tersor.pipeline.data import load_data
+    from tersor.pipeline.recipe import DataSettings
+
+    return load_data(**DataSettings.model_validate_json(settings_json).model_dump(), seed=seed)
