@@ -10,9 +10,13 @@ BUNDLE ?= dist/$(NAME)
 
 BIN := .venv/bin
 READY := .venv/.ready-$(EXTRA)
+DEV := .venv/.ready-$(EXTRA)-dev
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e
 OPTIONS = $(if $(DATA),--data "$(DATA)") $(foreach s,$(SET),--set '$(s)')
 
-.PHONY: help setup compress deploy benchmark report verify table-r5 test lint clean
+STUDY ?= studies/sparsity-sweep.yaml
+
+.PHONY: help setup compress deploy benchmark report verify study table-r5 test lint clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -20,14 +24,18 @@ help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  variables: RECIPE=recipes/digits.yaml DATA=path SET='name.setting=value ...' BUNDLE=dist/name EXTRA=cpu|gpu"
 
-setup: $(READY) ## make .venv and install everything into it (done by itself on first use)
+setup: $(DEV) ## make .venv and install everything into it (what is needed comes by itself on first use)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"tersor needs Python 3.11 or newer; $(PYTHON) is {v.major}.{v.minor}. Use make PYTHON=python3.12 ...")'
 	@echo "setting up .venv (once; downloads a few GB unless cached)" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$(EXTRA),compress,dev]'
+	@$(INSTALL) '.[$(EXTRA),compress]'
+	@touch $@
+
+$(DEV): $(READY)
+	@$(INSTALL) '.[$(EXTRA),compress,track,cluster,dev]'
 	@touch $@
 
 compress: $(READY) ## train, prune, share and pack (RECIPE, DATA, SET)
@@ -45,13 +53,16 @@ report: $(READY) ## write report.html of a bundle anew (BUNDLE)
 verify: $(READY) ## re-check every claim of a bundle from its files (BUNDLE, DATA)
 	@$(BIN)/tersor verify $(BUNDLE) $(if $(DATA),--data "$(DATA)")
 
+study: $(READY) ## run a study (STUDY=studies/x.yaml, DATA, FAST=1)
+	@$(BIN)/tersor study $(STUDY) $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast)
+
 table-r5: $(READY) ## report R5's table beside ours (DATA: folder with MNIST)
 	@$(BIN)/tersor table-r5 --data "$(DATA)" --out docs/table-r5.md
 
-test: $(READY) ## run all tests
+test: $(DEV) ## run all tests
 	@$(BIN)/python -m pytest
 
-lint: $(READY) ## style, formatting and types
+lint: $(DEV) ## style, formatting and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy models export pipeline

@@ -26,7 +26,7 @@ class TersorError(Exception):
         where: object = None,
         todo: str | None = None,
     ) -> None:
-        self.what, self.got, self.wanted = what, got, wanted
+        self.what, self.got, self.wanted, self.where, self.todo = what, got, wanted, where, todo
         parts = [what.rstrip(".") + "."]
         parts += [f"Got {got}."] if got is not None else []
         parts += [f"Wanted {wanted}."] if wanted is not None else []

@@ -1,14 +1,16 @@
 """The commands. Heavy imports wait until a command needs them, so that --help answers at once."""
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tersor.models.errors import BadInput, TersorError
+from tersor.models.errors import BadInput, FormatError, TersorError
 
 if TYPE_CHECKING:
     from tersor.pipeline.recipe import Recipe
@@ -122,7 +124,8 @@ def unpack(tsr: Path, onnx: Path) -> None:
     """Give back the packed file, byte for byte."""
     from tersor.export.pack import unpack as unpack_file
 
-    unpack_file(tsr, onnx)
+    with _reading(tsr):
+        unpack_file(tsr, onnx)
     typer.echo(f"{onnx}: {onnx.stat().st_size:,} bytes")
 
 
@@ -132,7 +135,8 @@ def inspect(tsr: Path, as_json: JsonOption = False) -> None:
     from tersor.export.ledger import inspect as ledger_of
     from tersor.pipeline.tables import ledger_table
 
-    rows = [dict(vars(row)) for row in ledger_of(tsr)]
+    with _reading(tsr):
+        rows = [dict(vars(row)) for row in ledger_of(tsr)]
     _print_json(rows) if as_json else _print_table(ledger_table(rows))
 
 
@@ -167,6 +171,35 @@ def report(
         manifest = read_manifest(bundle)
         write_picture(picture, manifest, manifest.get("stages", []))
         typer.echo(str(picture))
+
+
+@app.command()
+def study(
+    study_file: Annotated[Path, typer.Argument(help="The study, a YAML file.")],
+    data: DataOption = None,
+    runs: RunsOption = RUNS,
+    fast: Annotated[bool, typer.Option("--fast", help="The study's small variant: minutes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Run more than 10,000 points.")] = False,
+    engine: Annotated[str | None, typer.Option(help="local or ray, instead of the study's.")] = None,
+    workers: Annotated[int | None, typer.Option(help="How many trials at once.")] = None,
+    tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI, or sqlite.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a study: many recipes that differ in a few settings, each once, resumable."""
+    from tersor.pipeline.study import run_study, top_tables
+    from tersor.pipeline.study_file import read_study
+
+    changes = {"engine": engine, "workers": workers, "tracking": tracking}
+    asked = read_study(study_file, fast=fast, changes={k: v for k, v in changes.items() if v is not None})
+    folder, records = run_study(asked, runs, data, yes=yes, quiet=quiet)
+    failed = sum(record["state"] == "failed" for record in records)
+    if as_json:
+        _print_json({"study": str(folder), "trials": records})
+    else:
+        for table in top_tables(asked, records):
+            _print_table(table)
+        typer.echo(f"{len(records)} trials, {failed} failed; page: {folder / 'report.html'}")
 
 
 @app.command("table-r5")
@@ -227,6 +260,15 @@ def _unforeseen(error: Exception) -> None:
 def _fail(text: str, code: int) -> None:
     print(f"tersor: {text}", file=sys.stderr)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Let errors about a packed file's contents name the file."""
+    try:
+        yield
+    except FormatError as e:
+        raise FormatError(e.what, got=e.got, wanted=e.wanted, where=f"{path}, {e.where}", todo=e.todo) from e
 
 
 def _recipe(path: Path, overrides: list[str] | None, data: Path | None) -> "Recipe":

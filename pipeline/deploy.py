@@ -31,6 +31,7 @@ from tersor.pipeline.progress import Reporter, Tell
 from tersor.pipeline.recipe import Recipe
 from tersor.pipeline.report import write_report
 from tersor.pipeline.run import stage_metrics
+from tersor.pipeline.stages import file_digest
 from tersor.pipeline.store import Store, digest_of, read_json, writing
 
 PARITY_IMAGES = 32
@@ -64,6 +65,8 @@ def deploy(
         ClaimBroken: a gate does not hold; the rejected bundle is left in the run folder to be looked at.
     """
     not_measured = missing_targets(recipe, require)
+    target = dist / recipe.name
+    check_place(target)
     done = check_finished(recipe, store.root / recipe.name)
     prepare_torch(recipe)
     data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
@@ -82,7 +85,6 @@ def deploy(
         stages = stage_metrics(run)
         manifest = make_manifest(recipe, data, shipped, latency, not_measured + skipped, stages)
         manifest["confusion"] = confusions(data, shipped)
-        target = dist / recipe.name
         broken = gates.broken(manifest["gates"])
         with reporter.step() as tell, writing(dist):
             write_report(work / "report.html", manifest, stages, manifest["confusion"])
@@ -125,16 +127,36 @@ def missing_targets(recipe: Recipe, require: Sequence[str]) -> list[tuple[str, s
     return missing
 
 
-def check_finished(recipe: Recipe, run: Path) -> dict[str, Any]:
-    """Check that the run was made by this recipe; returns the run's metrics.
+def check_place(target: Path) -> None:
+    """Check that nothing stands where the bundle goes but an earlier bundle, which will be replaced.
 
     Raises:
-        BadInput: it is missing, unfinished, or was made with other settings.
+        Unavailable: a file, or a folder with something else in it.
+    """
+    if target.is_dir() and (not any(target.iterdir()) or (target / bundle.MANIFEST).is_file()):
+        return
+    if target.exists() or target.is_symlink():
+        raise Unavailable(
+            "something else stands where the bundle should be",
+            got="a folder without a manifest.json" if target.is_dir() else "a file",
+            where=target,
+            todo="Move it away, or choose another folder with --dist",
+        )
+
+
+def check_finished(recipe: Recipe, run: Path) -> dict[str, Any]:
+    """Check that the run was made by this recipe and is as it was then; returns the run's metrics.
+
+    Raises:
+        BadInput: it is missing, unfinished, damaged, or was made with other settings.
     """
     todo = "Run `tersor compress` with the same recipe, data and settings first"
     done = read_json(run / "metrics.json", f"run {recipe.name!r} is not finished: its metrics.json", todo)
     if done.get("recipe_sha256") != digest_of(recipe.decides_network()):
         raise BadInput("the run was made with other settings than this recipe's", where=run, todo=todo)
+    for name, digest in done["sha256"].items():
+        if file_digest(run / name) != digest:
+            raise BadInput("a file of the run is damaged or missing", where=run / name, todo=todo)
     return done
 
 

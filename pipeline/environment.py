@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tersor.export.providers import cpu_features
+from tersor.models.errors import Unavailable
 from tersor.pipeline.recipe import Recipe
 
 PACKAGES = ("torch", "torchvision", "nni", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -19,6 +20,21 @@ def prepare_torch(recipe: Recipe) -> None:
     torch.set_num_threads(recipe.threads)
     # the same as use_deterministic_algorithms(True), which imports torch's compiler: three seconds
     torch.set_deterministic_debug_mode("error")
+
+
+def check_device(recipe: Recipe) -> None:
+    """Check that the training's device is there.
+
+    Raises:
+        Unavailable: the recipe says cuda and torch sees no GPU.
+    """
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise Unavailable(
+            "the recipe trains on `cuda`, which is not there",
+            got="no GPU that torch can use",
+            where="setting `device`",
+            todo="Set device=cpu, or run on a machine with an NVIDIA GPU",
+        )
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ import contextlib
 import copy
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from tersor.models.errors import BadInput
+from tersor.models.errors import BadInput, Unavailable
 
 PRUNERS = {"l1norm": "L1NormPruner", "l2norm": "L2NormPruner", "fpgm": "FPGMPruner"}
 """Name in a recipe -> NNI's class. l1norm: arXiv:1608.08710, fpgm: arXiv:1811.00250."""
@@ -130,6 +131,7 @@ def speed_up(
 
     Raises:
         BadInput: ModelSpeedup cannot handle a layer (named, with the remedy).
+        Unavailable: no space for the temporary file that ModelSpeedup writes.
     """
     masks = {name: _expand(module.get_submodule(name), keep) for name, keep in kept.items()}
     with _quiet():
@@ -142,6 +144,13 @@ def speed_up(
         try:
             rebuilt = rebuilder.speedup_model()
         except Exception as error:
+            if isinstance(error, OSError) or "inline_container" in str(error):  # torch.save on a full disk
+                raise Unavailable(
+                    "NNI cannot write its temporary file",
+                    got=getattr(error, "strerror", None) or "torch.save failed",
+                    where=tempfile.gettempdir(),
+                    todo="Free some space there, or set TMPDIR to another folder, and run again",
+                ) from error
             raise BadInput(
                 "NNI's ModelSpeedup cannot rebuild this network",
                 got=f"{type(error).__name__}: {error}",

@@ -24,16 +24,23 @@ def recheck(bundle: Path, data: Path | None) -> list[Check]:
 def _test_split(manifest: dict[str, Any], path: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
     from tersor.pipeline.data import load_data
 
-    told = manifest.get("data", {})
-    settings = dict(told.get("settings", {}))
-    if path is None and settings.get("kind") != "digits":
-        return None
     try:
-        data = load_data(**settings, path=path, seed=told["seed"])
+        told, pre = manifest["data"], manifest["preprocessing"]
+        preprocessing = Preprocessing(pre["divisor"], tuple(pre["mean"]), tuple(pre["std"]))
+        if path is None and told["settings"]["kind"] != "digits":
+            return None
+        data = load_data(**told["settings"], path=path, seed=told["seed"])
     except ImportError:
         if path is None:
             return None  # the data were not asked for, and what reads them is not installed
         raise
+    except (KeyError, TypeError) as error:
+        raise BadInput(
+            "the manifest is damaged",
+            got=f"{type(error).__name__}: {error}",
+            where="its data and preprocessing",
+            todo="Get the bundle again",
+        ) from error
     if data.digest() != told["sha256"]:
         raise BadInput(
             "these are not the data of the bundle",
@@ -41,6 +48,4 @@ def _test_split(manifest: dict[str, Any], path: Path | None) -> tuple[np.ndarray
             wanted=f"SHA-256 {told['sha256']}",
             where=path or data.name,
         )
-    pre = manifest["preprocessing"]
-    preprocessing = Preprocessing(pre["divisor"], tuple(pre["mean"]), tuple(pre["std"]))
     return preprocessing.apply(data.test.images), data.test.labels

@@ -102,8 +102,10 @@ class Sparsity(Settings):
 
     @model_validator(mode="after")
     def _fraction(self) -> "Sparsity":
-        if self.method != "std" and not 0 <= self.amount < 1:
-            raise ValueError(f"amount is a fraction of the weights for method {self.method}: 0 <= amount < 1")
+        if self.method != "std" and not 0 <= self.amount <= 1:
+            raise ValueError(
+                f"amount is a fraction of the weights for method {self.method}: 0 <= amount <= 1"
+            )
         return self
 
 

@@ -120,7 +120,9 @@ def explain(
     error: ValidationError, raw: Mapping[str, Any], where: str, root: type[BaseModel] = Recipe
 ) -> BadInput:
     """Turn pydantic's first error into one for people: the place, what is allowed, what was meant."""
-    first = error.errors()[0]
+    # the most telling first: a misspelt key also makes the right one missing, a union tries every form
+    telling = {"extra_forbidden": 0, "value_error": 1}
+    first = min(error.errors(), key=lambda e: telling.get(e["type"], 2))
     place = [p for p in first["loc"] if not _is_tag(p, first["loc"])]
     spot = ".".join(str(p) for p in place) or "the recipe"
     if first["type"] == "extra_forbidden":

@@ -14,13 +14,13 @@ from tersor.export.to_onnx import export_onnx
 from tersor.models.definition import is_file_definition
 from tersor.models.network import Network
 from tersor.pipeline.data import Data, load_data
-from tersor.pipeline.environment import environment, prepare_torch, versions
+from tersor.pipeline.environment import check_device, environment, prepare_torch, versions
 from tersor.pipeline.layers import check_patterns
 from tersor.pipeline.measure import measure
 from tersor.pipeline.progress import Reporter, Tell
 from tersor.pipeline.recipe import Recipe
 from tersor.pipeline.recipe_file import write_recipe
-from tersor.pipeline.stages import STAGES, Context, fresh_network, stage_identity, stage_seed
+from tersor.pipeline.stages import STAGES, Context, file_digest, fresh_network, stage_identity, stage_seed
 from tersor.pipeline.store import (
     CHECKPOINT,
     StageResult,
@@ -41,6 +41,7 @@ def compress(recipe: Recipe, store: Store, *, quiet: bool = False) -> Path:
     Raises:
         TersorError: any of its kinds, with the exit code that belongs to it.
     """
+    check_device(recipe)
     prepare_torch(recipe)
     data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
     with store.hold(recipe.name) as run, Reporter(steps(recipe), quiet=quiet) as reporter:
@@ -125,8 +126,10 @@ def finish(recipe: Recipe, data: Data, run: Path, results: list[StageResult]) ->
         "data_sha256": data.digest(),
         "stage_sha256": last.digest,
     }
+    first = [f"{names[0]}/model.onnx", f"{names[0]}/network.safetensors"]
+    files = {f: file_digest(run / f) for f in ["network.safetensors", "model.onnx", "model.tsr", *first]}
     sizes = {"onnx_bytes": report.original_bytes, "packed_bytes": report.packed_bytes}
-    write_json(run / "metrics.json", {"stages": names, **digests, **sizes})
+    write_json(run / "metrics.json", {"stages": names, **digests, **sizes, "sha256": files})
     return f"{report.original_bytes:,} -> {report.packed_bytes:,} bytes"
 
 

@@ -118,8 +118,13 @@ class Store:
             Unavailable: it cannot be written.
         """
         folder = self.root / name
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # what /proc answers
+            raise Unavailable(
+                "the folder cannot be made", where=folder, todo="Choose another folder"
+            ) from error
         return folder
 
     @contextlib.contextmanager

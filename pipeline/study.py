@@ -7,6 +7,7 @@ runs/studies/<name>/   study.yaml as resolved, trials/<key>.json one a trial, re
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from rich.table import Table
 
 from tersor.models.errors import BadInput
 from tersor.pipeline import engine
@@ -210,13 +212,39 @@ def top(summary: Sequence[Mapping[str, Any]], table: Top, limits: Sequence[Limit
     ]
 
 
+def top_tables(study: StudyFile, records: Sequence[Record]) -> list[Table]:
+    """The study's tables of best trials, for the terminal: mean over seeds, spread behind it."""
+    summary, tables = summarize(records), []
+    shown = ("validation_accuracy_fraction", "test_accuracy_fraction", "training_seconds", "packed_bytes")
+    for table in study.top:
+        columns = list(dict.fromkeys([table.metric, *shown]))
+        rows = top(summary, table, study.constraints)
+        out = Table(title=f"{study.name}: best by {table.metric}")
+        settings = list(dict.fromkeys(k for row in rows for k in row["settings"]))
+        for heading in [*settings, *columns]:
+            out.add_column(heading, justify="right" if heading in columns else "left")
+        for row in rows:
+            cells = [str(row["settings"].get(k, "")) for k in settings]
+            out.add_row(*cells, *(_spread(row, k) for k in columns))
+        tables.append(out)
+    return tables
+
+
+def _spread(row: Mapping[str, Any], key: str) -> str:
+    if key not in row["mean"]:
+        return "not measured"
+    scale = 100 if key.endswith("_fraction") else 1
+    spread = row["std"].get(key)
+    return f"{scale * row['mean'][key]:,.2f}" + (f" ± {scale * spread:,.2f}" if spread is not None else "")
+
+
 def within(metrics: Mapping[str, float], limits: Sequence[Limit]) -> bool:
     """Whether metrics keep all constraints; a missing metric keeps none."""
     for limit in limits:
         value = metrics.get(limit.metric)
-        if value is None or not (limit.min or float("-inf")) <= value:
-            return False
-        if limit.max is not None and value > limit.max:
+        low = -math.inf if limit.min is None else limit.min
+        high = math.inf if limit.max is None else limit.max
+        if value is None or not low <= value <= high:
             return False
     return True
 

@@ -2,7 +2,7 @@
 
 import difflib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -119,8 +119,8 @@ class Point:
     recipe: Recipe
 
 
-def read_study(path: Path, *, fast: bool = False) -> StudyFile:
-    """Read a study file; `fast` puts its fast variant in.
+def read_study(path: Path, *, fast: bool = False, changes: Mapping[str, Any] | None = None) -> StudyFile:
+    """Read a study file; `fast` puts its fast variant in, `changes` replace keys at the top.
 
     Raises:
         BadInput: missing file, no YAML, unknown key, wrong value, an empty axis.
@@ -135,8 +135,10 @@ def read_study(path: Path, *, fast: bool = False) -> StudyFile:
         raise BadInput(
             "the study is not readable as YAML", got=" ".join(str(error).split()), where=path
         ) from error
+    if not isinstance(raw, dict):
+        raise BadInput("the study is empty or no mapping", got=type(raw).__name__, where=path)
     try:
-        study = StudyFile.model_validate(raw)
+        study = StudyFile.model_validate({**raw, **(changes or {})})
     except ValidationError as error:
         raise explain(error, raw, str(path), StudyFile) from error
     if fast:

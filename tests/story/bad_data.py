@@ -173,7 +173,7 @@ CASES = [
     Case(
         "images too small for the network",
         2,
-        ("does not take these images", "1 channel, 2x2 pixels", "network `mnist`"),
+        ("image is too small for this network", "2 pixels a side", "Where: conv1", "larger images"),
         with_images(size=(2, 2)),
     ),
     Case(

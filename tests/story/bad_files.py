@@ -167,7 +167,7 @@ CASES = [
         "verify: manifest with a wrong type",
         2,
         ("the manifest is damaged", BUNDLE),
-        tampered(claimed(lambda m: m.update(compression_ratio="many"))),
+        tampered(claimed(lambda m: m.update(artifacts=7))),
     ),
     Case(
         "verify: manifest without preprocessing",
@@ -214,7 +214,13 @@ CASES = [
     Case(
         "deploy: a damaged network of the run",
         2,
-        ("damaged", "runs/tiny/network.safetensors"),
+        ("a file of the run is damaged", "runs/tiny/network.safetensors", "Run `tersor compress`"),
         lambda f: [cut(f / "runs/tiny/network.safetensors", 1000), deploy()(f)][1],
+    ),
+    Case(
+        "deploy: one bit of the run's model changed",
+        2,
+        ("a file of the run is damaged", "Where: runs/tiny/model.onnx", "Run `tersor compress`"),
+        lambda f: [flip(f / "runs/tiny/model.onnx", 30_000), deploy()(f)][1],
     ),
 ]

@@ -57,7 +57,7 @@ CASES = [
     Case(
         "run folder read-only",
         4,
-        ("may not be written", "Permission denied", "runs/tiny", "choose another"),
+        ("cannot write the file", "Permission denied", "runs/tiny/model.tsr", "Check that the folder"),
         compress(),
         around=lambda f: read_only(f / "runs/tiny"),
     ),
@@ -104,8 +104,14 @@ CASES = [
     Case(
         "a file where the bundle should be",
         4,
-        ("elsewhere/tiny", "another folder"),
+        ("something else stands", "Got a file", "Where: elsewhere/tiny", "another folder"),
         lambda f: [(f / "elsewhere").mkdir(), file_at("elsewhere/tiny", deploy("--dist", "elsewhere"))(f)][1],
+    ),
+    Case(
+        "somebody's folder where the bundle should be",
+        4,
+        ("something else stands", "without a manifest.json", "Where: runs/tiny", "another folder"),
+        deploy("--dist", "runs"),
     ),
     Case(
         "a place the system refuses",
@@ -196,6 +202,6 @@ CASES = [
         "fine-tuning diverges",
         1,
         ("training diverged", "Lower learning_rate (now 1e+30)"),
-        compress("--set", "tune-sharing.learning_rate=1e30"),
+        compress("--set", "tune-sharing.learning_rate=1e30", "--set", "tune-sharing.epochs=2"),
     ),
 ]

@@ -5,8 +5,11 @@ only the imports (some ten seconds) are shared. Reads one JSON request a line on
 one JSON line on stdout: {"start": {...}} -> {"pid": n}, {"wait": pid, "seconds": n} -> {"code": n}.
 """
 
+import builtins
 import ctypes
+import errno
 import importlib
+import io
 import json
 import os
 import resource
@@ -47,6 +50,7 @@ def _start(
     environment: dict[str, str],
     file_limit_bytes: int | None,
     kill_at_rename: int | None,
+    no_space_at: int | None,
 ) -> int:
     """Fork a command; returns its process id."""
     pid = os.fork()
@@ -60,6 +64,8 @@ def _start(
         _obey_permissions()
         if kill_at_rename is not None:
             _die_at_rename(kill_at_rename)
+        if no_space_at is not None:
+            _no_space_at(no_space_at)
         if file_limit_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
         code = _command(arguments)
@@ -119,6 +125,29 @@ def _die_at_rename(count: int) -> None:
         rename(*arguments, **options)
 
     os.replace = replace  # type: ignore[assignment]
+
+
+def _no_space_at(count: int) -> None:
+    """Let the disk be full when the `count`-th file is opened for writing, and from then on."""
+    left, plain_open, plain_os_open = [count], open, os.open
+
+    def take(path: Any) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    def text_open(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if not isinstance(file, int) and set(mode) & set("wxa+"):
+            take(file)
+        return plain_open(file, mode, *arguments, **options)
+
+    def low_open(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            take(path)
+        return plain_os_open(path, flags, *arguments, **options)
+
+    builtins.open = io.open = text_open  # type: ignore[assignment]
+    os.open = low_open
 
 
 def _wait(pid: int, seconds: float) -> int:

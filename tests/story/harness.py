@@ -119,6 +119,7 @@ class Server:
         environment: Mapping[str, str] | None = None,
         file_limit_bytes: int | None = None,
         kill_at_rename: int | None = None,
+        no_space_at: int | None = None,
     ) -> Running:
         """Start a command.
 
@@ -128,6 +129,7 @@ class Server:
             environment: variables to add.
             file_limit_bytes: no file may grow past this (RLIMIT_FSIZE), as on a disk that fills up.
             kill_at_rename: the process gets SIGKILL when it is about to make this rename, counted from 1.
+            no_space_at: from this opening of a file for writing on, the disk is full (ENOSPC).
         """
         output = tempfile.TemporaryDirectory()
         request = {
@@ -138,6 +140,7 @@ class Server:
             "environment": dict(environment or {}),
             "file_limit_bytes": file_limit_bytes,
             "kill_at_rename": kill_at_rename,
+            "no_space_at": no_space_at,
         }
         return Running(self, self.ask({"start": request})["pid"], output)
 

@@ -1,0 +1,140 @@
+"""Studies: every point once, common stages once, failures recorded, resumed where they stopped."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tersor.models.errors import BadInput, Busy
+from tersor.pipeline.store import lock
+from tersor.pipeline.study import run_study, shared_prefixes, summarize, top, within
+from tersor.pipeline.study_file import Limit, StudyFile, Top, read_study
+from tersor.pipeline.trial import Job
+
+RECIPE = {
+    "name": "tiny",
+    "model": "mnist",
+    "arguments": {"widths": [4, 4], "hidden": 8},
+    "data": {"kind": "digits", "limit": 200},
+    "stages": [
+        {"stage": "train", "epochs": 1},
+        {"stage": "sparsity", "method": "level", "amount": 0.5},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> StudyFile:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    content = {
+        "name": "s", "recipe": str(folder / "recipe.yaml"), "workers": 1,
+        "axes": {"sparsity.amount": [0.1, 0.5, 0.9]}, "seeds": [0, 1],
+    }  # fmt: skip
+    (folder / "s.yaml").write_text(yaml.safe_dump(content))
+    return read_study(folder / "s.yaml")
+
+
+@pytest.fixture(scope="module")
+def records(folder: Path, study: StudyFile) -> list[dict]:
+    return run_study(study, folder / "runs", None, quiet=True)[1]
+
+
+def test_every_point_is_measured(records: list[dict]) -> None:
+    assert [r["state"] for r in records] == ["finished"] * 6
+    assert [r["metrics"]["sparsity_fraction"] for r in records] == pytest.approx(
+        [0.1, 0.1, 0.5, 0.5, 0.9, 0.9], abs=0.01
+    )
+    assert all(0 <= r["metrics"]["test_accuracy_fraction"] <= 1 for r in records)
+
+
+def test_common_training_ran_once_a_seed(folder: Path, records: list[dict]) -> None:
+    metrics = [json.loads(p.read_text()) for p in (folder / "runs/.stages").glob("*/metrics.json")]
+    assert sorted(m["stage"] for m in metrics) == ["sparsity"] * 6 + ["train"] * 2
+
+
+def test_finished_study_is_not_run_again(folder: Path, study: StudyFile, records: list[dict]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*.json") if p.name != "results.json"}
+    assert run_study(study, folder / "runs", None, quiet=True)[1] == records
+    after = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*.json") if p.name != "results.json"}
+    assert before == after
+
+
+def test_missing_trial_alone_is_run_again(folder: Path, study: StudyFile, records: list[dict]) -> None:
+    path = folder / "runs/studies/s/trials" / f"{records[3]['key']}.json"
+    old = json.loads(path.read_text())["metrics"]
+    path.unlink()
+    again = run_study(study, folder / "runs", None, quiet=True)[1]
+    assert again[3]["metrics"] == old
+
+
+def test_results_are_a_table_and_a_page(folder: Path, records: list[dict]) -> None:
+    with (folder / "runs/studies/s/results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["sparsity.amount"]) for r in rows] == [0.1, 0.1, 0.5, 0.5, 0.9, 0.9]
+    assert float(rows[0]["packed_bytes"]) == records[0]["metrics"]["packed_bytes"]
+    assert "<html" in (folder / "runs/studies/s/report.html").read_text()
+
+
+def test_failed_trial_is_recorded_and_does_not_stop_the_others(folder: Path) -> None:
+    content = {
+        "name": "f", "recipe": str(folder / "recipe.yaml"), "workers": 1, "test": False,
+        "axes": {"train.learning_rate": [0.05, 1e12]}, "top": [],
+    }  # fmt: skip
+    (folder / "f.yaml").write_text(yaml.safe_dump(content))
+    records = run_study(read_study(folder / "f.yaml"), folder / "runs", None, quiet=True)[1]
+    assert [r["state"] for r in records] == ["finished", "failed"]
+    assert "training diverged" in records[1]["error"]
+    assert "test_accuracy_fraction" not in records[0]["metrics"]
+
+
+def test_second_process_is_refused(folder: Path, study: StudyFile, records: list[dict]) -> None:
+    with lock(folder / "runs/studies/s/.lock", "it"), pytest.raises(Busy, match="study 's'"):
+        run_study(study, folder / "runs", None, quiet=True)
+
+
+def test_seeds_give_mean_and_spread() -> None:
+    trials = [
+        {"settings": {"a": 1}, "state": "finished", "metrics": {"x": 1.0}},
+        {"settings": {"a": 1}, "state": "finished", "metrics": {"x": 3.0}},
+        {"settings": {"a": 1}, "state": "failed", "metrics": {}},
+        {"settings": {"a": 2}, "state": "finished", "metrics": {"x": 5.0}},
+    ]
+    first, second = summarize(trials)
+    assert (first["mean"]["x"], first["seeds"], first["failed"]) == (2.0, 2, 1)
+    assert first["std"]["x"] == pytest.approx(2**0.5)
+    assert second["std"]["x"] is None
+
+
+def test_top_keeps_constraints_and_direction() -> None:
+    rows = [{"mean": {"x": float(i), "size": float(10 * i)}} for i in range(5)]
+    limits = [Limit(metric="size", max=30)]
+    assert [r["mean"]["x"] for r in top(rows, Top(metric="x", count=2), limits)] == [3.0, 2.0]
+    lowest = top(rows, Top(metric="x", direction="minimize", count=1), limits)
+    assert lowest[0]["mean"]["x"] == 0.0
+    with pytest.raises(BadInput, match="no trial has a metric 'y'.*one of size, x"):
+        top(rows, Top(metric="y"), [])
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [(0.0, True), (-1.0, False), (2.0, True), (2.1, False), (None, False)]
+)
+def test_constraints_hold_at_their_values(value: float | None, kept: bool) -> None:
+    metrics = {} if value is None else {"x": value}
+    assert within(metrics, [Limit(metric="x", min=0.0, max=2.0)]) is kept
+
+
+def test_prefixes_are_those_that_several_trials_share() -> None:
+    def job(number: int, *stages: str) -> Job:
+        recipe = {"name": str(number), "seed": 0, "stages": [{"stage": s} for s in stages]}
+        return Job(number, str(number), {}, recipe, "runs", "record", False)
+
+    jobs = [job(0, "a", "b", "x"), job(1, "a", "b", "y"), job(2, "a", "c", "x"), job(3, "d", "e", "x")]
+    levels = [[(j.number, j.depth) for j in level] for level in shared_prefixes(jobs)]
+    assert levels == [[(0, 1)], [(0, 2)]]
