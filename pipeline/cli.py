@@ -1,16 +1,27 @@
 """The commands. Heavy imports wait until a command needs them, so that --help answers at once."""
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tersor.models.errors import BadInput, FormatError, TersorError
+from tersor.models.errors import FormatError, TersorError, Unavailable
+from tersor.pipeline import cli_study
+from tersor.pipeline.cli_options import (
+    DataOption,
+    DistOption,
+    JsonOption,
+    QuietOption,
+    RecipeArg,
+    RunsOption,
+    SetOption,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from tersor.pipeline.recipe import Recipe
@@ -24,16 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipeArg = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME.SETTING=VALUE", help="Override a setting.")
-]
-DataOption = Annotated[Path | None, typer.Option("--data", help="Where the data set lies.")]
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of runs and of the stage cache.")]
-DistOption = Annotated[Path, typer.Option("--dist", help="Folder of the bundles.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-DEFAULT_RECIPE, RUNS, DIST = Path("recipes/digits.yaml"), Path("runs"), Path("dist")
+DEFAULT_RECIPE, DIST = Path("recipes/digits.yaml"), Path("dist")
 
 
 @app.command()
@@ -41,7 +43,7 @@ def compress(
     recipe: RecipeArg = DEFAULT_RECIPE,
     overrides: SetOption = None,
     data: DataOption = None,
-    runs: RunsOption = RUNS,
+    runs: RunsOption = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the stages and what is cached.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -57,9 +59,9 @@ def compress(
     folder = run.compress(resolved, store, quiet=quiet)
     stages = run.stage_metrics(folder)
     if as_json:
-        _print_json({"run": str(folder), "stages": stages})
+        print_json({"run": str(folder), "stages": stages})
     else:
-        _print_table(report.stage_table(stages))
+        print_table(report.stage_table(stages))
         typer.echo(f"run: {folder}   next: tersor deploy {recipe}")
 
 
@@ -68,7 +70,7 @@ def deploy(
     recipe: RecipeArg = DEFAULT_RECIPE,
     overrides: SetOption = None,
     data: DataOption = None,
-    runs: RunsOption = RUNS,
+    runs: RunsOption = Path("runs"),
     dist: DistOption = DIST,
     require: Annotated[
         list[str] | None, typer.Option(help="Fail with exit code 4 if this target cannot be timed.")
@@ -84,9 +86,9 @@ def deploy(
     resolved = _recipe(recipe, overrides, data)
     folder, manifest = make_bundle(resolved, Store(runs), dist, require=require or [], quiet=quiet)
     if as_json:
-        _print_json(manifest)
+        print_json(manifest)
     else:
-        _print_table(report.before_after_table(manifest))
+        print_table(report.before_after_table(manifest))
         typer.echo(f"bundle: {folder}   picture: {folder / 'report.html'}   re-check: tersor verify {folder}")
 
 
@@ -104,9 +106,9 @@ def benchmark(
 
     rows = time_files(models, target, tuple(batch or (1, 64)), tuple(threads or (1,)), seconds)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
-        _print_table(latency_table(rows))
+        print_table(latency_table(rows))
 
 
 @app.command()
@@ -137,7 +139,7 @@ def inspect(tsr: Path, as_json: JsonOption = False) -> None:
 
     with _reading(tsr):
         rows = [dict(vars(row)) for row in ledger_of(tsr)]
-    _print_json(rows) if as_json else _print_table(ledger_table(rows))
+    print_json(rows) if as_json else print_table(ledger_table(rows))
 
 
 @app.command()
@@ -149,9 +151,9 @@ def verify(bundle: Path, data: DataOption = None, as_json: JsonOption = False) -
 
     checks = recheck(bundle, data)
     if as_json:
-        _print_json([vars(c) for c in checks])
+        print_json([vars(c) for c in checks])
     else:
-        _print_table(check_table(checks))
+        print_table(check_table(checks))
     raise_if_broken(checks)
 
 
@@ -173,54 +175,16 @@ def report(
         typer.echo(str(picture))
 
 
-@app.command()
-def study(
-    study_file: Annotated[Path, typer.Argument(help="The study, a YAML file.")],
-    data: DataOption = None,
-    runs: RunsOption = RUNS,
-    fast: Annotated[bool, typer.Option("--fast", help="The study's small variant: minutes.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Run more than 10,000 points.")] = False,
-    engine: Annotated[str | None, typer.Option(help="local or ray, instead of the study's.")] = None,
-    workers: Annotated[int | None, typer.Option(help="How many trials at once.")] = None,
-    tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI, or sqlite.")] = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Run a study: many recipes that differ in a few settings, each once, resumable."""
-    from tersor.pipeline.study import run_study, top_tables
-    from tersor.pipeline.study_file import read_study
-
-    changes = {"engine": engine, "workers": workers, "tracking": tracking}
-    asked = read_study(study_file, fast=fast, changes={k: v for k, v in changes.items() if v is not None})
-    folder, records = run_study(asked, runs, data, yes=yes, quiet=quiet)
-    failed = sum(record["state"] == "failed" for record in records)
-    if as_json:
-        _print_json({"study": str(folder), "trials": records})
-    else:
-        for table in top_tables(asked, records):
-            _print_table(table)
-        typer.echo(f"{len(records)} trials, {failed} failed; page: {folder / 'report.html'}")
-
-
-@app.command("table-r5")
-def table_r5(
-    data: Annotated[Path, typer.Option("--data", help="Folder with MNIST as torchvision lays it out.")],
-    runs: RunsOption = RUNS,
-    overrides: SetOption = None,
-    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown too.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Report R5's table beside ours: MNIST, NNI pruners, time in torch and ONNX Runtime."""
-    from tersor.pipeline.table_r5 import make_table, print_table
-
-    rows = make_table(data, runs, overrides or [], out)
-    _print_json(rows) if as_json else print_table(rows)
+cli_study.register(app)
 
 
 def main() -> None:
     """Run the commands; every failure becomes one paragraph on stderr and an exit code."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        if code == 130:  # typer swallows an interrupt and gives its exit code back
+            raise KeyboardInterrupt
+        sys.exit(code)
     except TersorError as error:
         _fail(str(error), error.exit_code)
     except typer.Exit as error:
@@ -242,6 +206,13 @@ def _unforeseen(error: Exception) -> None:
             print(text)
             sys.exit(2)
         _fail(f"{text if text.endswith('?') else text.rstrip('.') + '.'} Try `{command} --help`.", 2)
+    if isinstance(error, ImportError) and not (error.name or "").startswith("tersor"):
+        missing = Unavailable(
+            "a library that this command needs is not installed",
+            got=error,
+            todo="pip install 'tersor[cpu,compress]'",
+        )
+        _fail(str(missing), missing.exit_code)
     if isinstance(error, OSError):
         from tersor.pipeline.store import writing
 
@@ -272,22 +243,6 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _recipe(path: Path, overrides: list[str] | None, data: Path | None) -> "Recipe":
-    try:
-        from tersor.pipeline.recipe_file import read_recipe
-    except ImportError as error:
-        raise BadInput(
-            "this command needs the `compress` extra",
-            got=str(error),
-            todo="pip install 'tersor[cpu,compress]'",
-        ) from error
+    from tersor.pipeline.recipe_file import read_recipe
+
     return read_recipe(path, overrides or (), data)
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, default=str))
-
-
-def _print_table(table: Any) -> None:
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -144,10 +144,10 @@ def speed_up(
         try:
             rebuilt = rebuilder.speedup_model()
         except Exception as error:
-            if isinstance(error, OSError) or "inline_container" in str(error):  # torch.save on a full disk
+            if (reason := _no_space(error)) is not None:
                 raise Unavailable(
                     "NNI cannot write its temporary file",
-                    got=getattr(error, "strerror", None) or "torch.save failed",
+                    got=reason,
                     where=tempfile.gettempdir(),
                     todo="Free some space there, or set TMPDIR to another folder, and run again",
                 ) from error
@@ -160,6 +160,15 @@ def speed_up(
                 "(option A) projections (option B)",
             ) from error
     return {name: tensor.detach().clone() for name, tensor in rebuilt.eval().state_dict().items()}
+
+
+def _no_space(error: BaseException | None) -> str | None:
+    """Why ModelSpeedup could not save the weights; its clean-up hides the first error behind another."""
+    while error is not None:
+        if isinstance(error, OSError) or "inline_container" in str(error):  # how torch.save tells a full disk
+            return getattr(error, "strerror", None) or "torch.save failed"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def width_of(module: nn.Module, layer: str) -> int:

@@ -129,7 +129,7 @@ class Prefix:
 
     def _run(self, values: dict[fx.Node, object], begin: int, end: int) -> object:
         """Run operations begin .. end - 1 on `values`, dropping each value after its last use."""
-        self._interpreter.env = values  # type: ignore[assignment]
+        self._interpreter.env = values
         self._interpreter.args_iter = iter([self._inputs])
         result: object = None
         for node in self._nodes[begin:end]:
@@ -162,4 +162,4 @@ def _tensors(values: object) -> list[Tensor]:
         values = values.values()
     elif isinstance(values, str) or not hasattr(values, "__iter__"):
         return []
-    return [tensor for value in values for tensor in _tensors(value)]  # type: ignore[attr-defined]
+    return [tensor for value in values for tensor in _tensors(value)]

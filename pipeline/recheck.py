@@ -1,14 +1,15 @@
 """`tersor verify`: hand the bundle, and the test split where it is at hand, to export.verify. No torch."""
 
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from tersor.export.bundle import read_manifest
 from tersor.export.verify import Check, verify
 from tersor.models.errors import BadInput
 from tersor.models.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from tersor.pipeline.data import Data
 
 
 def recheck(bundle: Path, data: Path | None) -> list[Check]:
@@ -18,15 +19,25 @@ def recheck(bundle: Path, data: Path | None) -> list[Check]:
         BadInput: no bundle, a damaged manifest, or data that are not those of the bundle.
     """
     manifest = read_manifest(bundle)
-    return verify(bundle, test=_test_split(manifest, data))
+    found = bundle_data(manifest, data)
+    if found is None:
+        return verify(bundle)
+    pre = manifest["preprocessing"]
+    preprocessing = Preprocessing(pre["divisor"], tuple(pre["mean"]), tuple(pre["std"]))
+    return verify(bundle, test=(preprocessing.apply(found.test.images), found.test.labels))
 
 
-def _test_split(manifest: dict[str, Any], path: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
+def bundle_data(manifest: dict[str, Any], path: Path | None) -> "Data | None":
+    """The data a bundle was made from; None when they need a path and none is given.
+
+    Raises:
+        BadInput: a damaged manifest, or other data than those of the bundle.
+    """
     from tersor.pipeline.data import load_data
 
     try:
         told, pre = manifest["data"], manifest["preprocessing"]
-        preprocessing = Preprocessing(pre["divisor"], tuple(pre["mean"]), tuple(pre["std"]))
+        Preprocessing(pre["divisor"], tuple(pre["mean"]), tuple(pre["std"]))  # what verify will need
         if path is None and told["settings"]["kind"] != "digits":
             return None
         data = load_data(**told["settings"], path=path, seed=told["seed"])
@@ -48,4 +59,4 @@ def _test_split(manifest: dict[str, Any], path: Path | None) -> tuple[np.ndarray
             wanted=f"SHA-256 {told['sha256']}",
             where=path or data.name,
         )
-    return preprocessing.apply(data.test.images), data.test.labels
+    return data

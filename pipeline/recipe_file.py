@@ -121,7 +121,7 @@ def explain(
 ) -> BadInput:
     """Turn pydantic's first error into one for people: the place, what is allowed, what was meant."""
     # the most telling first: a misspelt key also makes the right one missing, a union tries every form
-    telling = {"extra_forbidden": 0, "value_error": 1}
+    telling = {"value_error": 0, "extra_forbidden": 1}
     first = min(error.errors(), key=lambda e: telling.get(e["type"], 2))
     place = [p for p in first["loc"] if not _is_tag(p, first["loc"])]
     spot = ".".join(str(p) for p in place) or "the recipe"
@@ -186,7 +186,8 @@ def _known_keys(place: Sequence[Any], raw: Mapping[str, Any], root: type[BaseMod
         if isinstance(part, int):
             model = _stage_kinds().get(here.get("stage"), Recipe)
         elif part != "stages":
-            model = model.model_fields[part].annotation
+            field = getattr(model, "model_fields", {}).get(part)
+            model = field.annotation if field else None
     return list(getattr(model, "model_fields", {}))
 
 

@@ -3,7 +3,6 @@
 Resume and run are one thing: a stage whose result is in the cache is taken from there.
 """
 
-import os
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +25,7 @@ from tersor.pipeline.store import (
     StageResult,
     Store,
     digest_of,
-    drop_other_stages,
+    new_contents,
     read_json,
     replace_with_link,
     show_stage,
@@ -106,30 +105,28 @@ def checked_start(recipe: Recipe, data: Data, tell: Tell) -> Network:
 def finish(recipe: Recipe, data: Data, run: Path, results: list[StageResult]) -> str:
     """Fill the run folder: stage folders, the last stage's files, the packed one; returns a few words.
 
-    A run that failed before this point has left an earlier one as it was. metrics.json goes first and
-    comes last, so that files of two runs are never taken for one.
+    A run that fails before everything is there leaves an earlier one as it was.
     """
-    last, packed = results[-1], run / "model.tsr.new"
-    report = pack(last.onnx, packed)
-    (run / "metrics.json").unlink(missing_ok=True)
     names = [f"{i + 1:02d}-{s.name}" for i, s in enumerate(recipe.stages)]
-    for name, result in zip(names, results, strict=True):
-        show_stage(run / name, result)
-    drop_other_stages(run, names)
-    replace_with_link(last.folder / "network.safetensors", run / "network.safetensors")
-    replace_with_link(last.onnx, run / "model.onnx")
-    os.replace(packed, run / "model.tsr")
-    write_recipe(recipe, run / "recipe.yaml")
-    write_json(run / "environment.json", environment(recipe))
-    digests = {
-        "recipe_sha256": digest_of(recipe.decides_network()),
-        "data_sha256": data.digest(),
-        "stage_sha256": last.digest,
-    }
-    first = [f"{names[0]}/model.onnx", f"{names[0]}/network.safetensors"]
-    files = {f: file_digest(run / f) for f in ["network.safetensors", "model.onnx", "model.tsr", *first]}
-    sizes = {"onnx_bytes": report.original_bytes, "packed_bytes": report.packed_bytes}
-    write_json(run / "metrics.json", {"stages": names, **digests, **sizes, "sha256": files})
+    with new_contents(run) as new:
+        for name, result in zip(names, results, strict=True):
+            show_stage(new / name, result)
+        last = results[-1]
+        replace_with_link(last.folder / "network.safetensors", new / "network.safetensors")
+        replace_with_link(last.onnx, new / "model.onnx")
+        report = pack(last.onnx, new / "model.tsr")
+        write_recipe(recipe, new / "recipe.yaml")
+        write_json(new / "environment.json", environment(recipe))
+        digests = {
+            "recipe_sha256": digest_of(recipe.decides_network()),
+            "data_sha256": data.digest(),
+            "stage_sha256": last.digest,
+        }
+        sizes = {"onnx_bytes": report.original_bytes, "packed_bytes": report.packed_bytes}
+        first = [f"{names[0]}/model.onnx", f"{names[0]}/network.safetensors"]
+        files = ["network.safetensors", "model.onnx", "model.tsr", *first]
+        sums = {"sha256": {file: file_digest(new / file) for file in files}}
+        write_json(new / "metrics.json", {"stages": names, **digests, **sizes, **sums})
     return f"{report.original_bytes:,} -> {report.packed_bytes:,} bytes"
 
 

@@ -272,7 +272,7 @@ def _checked(
     if wrong is not None:
         wanted = "fractions, 0 to 1" if method == "sparsity" else f"whole numbers, 1 to {MOST_BITS[method]}"
         todo = None
-        if method == "sparsity" and 1 < wrong <= 100:
+        if method == "sparsity" and 2 <= wrong <= 100:  # percent, not a slip beyond 1
             todo = f"Did you mean {wrong / 100:g}?"
         raise BadInput("a level is out of range", got=wrong, wanted=wanted, where=where, todo=todo)
     if batch_size < 1 or not len(images):

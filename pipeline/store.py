@@ -146,11 +146,28 @@ def show_stage(folder: Path, result: StageResult) -> None:
         replace_with_link(result.folder / file, folder / file)
 
 
-def drop_other_stages(run: Path, keep: list[str]) -> None:
-    """Remove stage folders of an earlier form of the recipe."""
-    for entry in run.iterdir():
-        if entry.is_dir() and entry.name[:2].isdigit() and entry.name not in keep:
-            shutil.rmtree(entry)
+@contextlib.contextmanager
+def new_contents(run: Path) -> Iterator[Path]:
+    """A folder to be filled with a run's files, which then take the place of those of the run before.
+
+    While they do, metrics.json is absent (it goes first and comes last), so that files of two runs
+    are never taken for one.
+    """
+    new = run / ".new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        yield new
+        (run / "metrics.json").unlink(missing_ok=True)
+        for entry in run.iterdir():
+            if entry.is_dir() and entry.name[:2].isdigit():  # a stage's folder
+                shutil.rmtree(entry)
+        for entry in sorted(new.iterdir(), key=lambda e: e.name == "metrics.json"):
+            target = run / entry.name
+            target.unlink(missing_ok=True)  # renaming a link onto another link of the same file does nothing
+            os.replace(entry, target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def replace_with_link(source: Path, target: Path) -> None:
@@ -235,7 +252,8 @@ def writing(where: Path) -> Iterator[None]:
         if error.errno not in causes:
             raise
         what, todo = causes[error.errno]
-        raise Unavailable(what, got=error.strerror, where=error.filename or where, todo=todo) from error
+        place = error.filename2 or error.filename or where  # of a copy, where to
+        raise Unavailable(what, got=error.strerror, where=place, todo=todo) from error
 
 
 def _clear(folder: Path, keep: Collection[str]) -> None:

@@ -19,6 +19,8 @@ LEADING = (
 )  # fmt: skip
 """Metrics shown first; the others wait in the page's list of columns."""
 SHOWN = 6
+PLAIN_PREFIXES = ("arguments.", "train.", "data.", "deploy.")
+"""Where a setting's last words say enough."""
 MISSING = "–"
 
 
@@ -59,7 +61,8 @@ def label(metric: str) -> str:
     for suffix, words in (("_fraction", ""), ("_bytes", " size"), ("_ms", ""), ("_seconds", " time")):
         if metric.endswith(suffix):
             metric = metric.removesuffix(suffix) + words
-    return "time, all stages" if metric == "seconds" else metric.replace("_", " ").replace("macs", "MACs")
+    words = metric.replace("_", " ").replace("macs", "MACs").replace("onnx", "ONNX")
+    return "time, all stages" if metric == "seconds" else words
 
 
 def show(metric: str, value: float | None, spread: float | None = None) -> str:
@@ -69,9 +72,17 @@ def show(metric: str, value: float | None, spread: float | None = None) -> str:
     form = forms[kind(metric)]
     if units.known(value) is None:
         return MISSING
-    # A spread of shares is in percentage points, not in percent of anything.
-    wide = "" if spread is None else units.share(spread)[:-2] if form is units.share else form(spread)
-    return form(value).strip() + (f" ± {wide}".rstrip() if wide else "")
+    said = form(value).strip()
+    return said if not spread else _with_spread(said, float(value or 0), spread, form(spread).strip())
+
+
+def _with_spread(said: str, value: float, spread: float, alone: str) -> str:
+    """`2.31 min` and a spread in seconds -> `2.31 ± 0.53 min`: in the value's unit, to its decimals."""
+    number, _, unit = said.partition(" ")
+    if not value or "e" in number:
+        return f"{said} ± {alone}"
+    decimals = len(number.partition(".")[2])
+    return f"{number} ± {spread * float(number) / value:.{decimals}f} {unit}".rstrip()
 
 
 def plain(value: float | None) -> str:
@@ -96,11 +107,22 @@ def setting_names(rows: Sequence[Json]) -> list[str]:
     return list(dict.fromkeys(str(name) for row in rows for name in row["settings"]))
 
 
+def setting_labels(names: Sequence[str]) -> list[str]:
+    """Settings as column heads: `arguments.conv1_kernel` -> `conv1 kernel`; whole where not enough."""
+    short = [name.removeprefix(name.partition(".")[0] + ".") if name.startswith(PLAIN_PREFIXES) else name
+             for name in names]  # fmt: skip
+    chosen = [s if short.count(s) == 1 else name for s, name in zip(short, names)]
+    return [words.replace("_", " ").replace(".", " ") for words in chosen]
+
+
 def metric_names(content: Json) -> list[str]:
     """All metrics of a study: those its tables and constraints name, the leading ones, the others."""
     found = dict.fromkeys(
-        key for trial in content["trials"] for key, v in trial["metrics"].items() if units.known(v) is not None
-    )  # fmt: skip
+        key
+        for trial in content["trials"]
+        for key, value in trial["metrics"].items()
+        if units.known(value) is not None
+    )
     named = [entry["metric"] for entry in [*content["top"], *content["constraints"]]]
     return [key for key in dict.fromkeys([*named, *LEADING, *found]) if key in found]
 
@@ -127,12 +149,14 @@ def inside(metrics: Json, constraints: Sequence[Json]) -> bool:
 def payload(content: Json) -> dict[str, Any]:
     """Everything the page's script works on, as plain data without NaN."""
     trials, metrics = content["trials"], metric_names(content)
-    axes = [_axis(name, trials) for name in setting_names(trials)]
+    names = setting_names(trials)
+    axes = [_axis(name, trials) | {"label": said} for name, said in zip(names, setting_labels(names))]
     several = any(row["seeds"] + row["failed"] > 1 for row in content["summary"])
     rows = [{**t, "mean": t["metrics"], "std": {}} for t in trials]
     groups = list(content["summary"]) if several else []
     x, y = chart_metrics(content, metrics)
     return {
+        "sort": content["top"][0]["metric"] if content["top"] else None,
         "axes": axes,
         "metrics": [{"key": m, "label": label(m), "kind": kind(m), "up": direction(m, content) == "maximize"}
                     for m in metrics],

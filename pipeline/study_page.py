@@ -20,7 +20,6 @@ __all__ = ["front", "template", "write_html", "write_page"]
 STATIC_ROWS = 200
 """Rows of the large table that are there without the script."""
 HEADLINES = 3
-FRONT_ROWS = 12
 ERRORS = 200
 
 
@@ -80,7 +79,7 @@ def _page(content: Json) -> dict[str, Any]:
         "failed": len(failed),
         "settings": len(content["summary"]),
         "seeds": sorted({t["seed"] for t in trials}),
-        "names": names,
+        "names": list(zip(names, study_data.setting_labels(names))),
         "best": list(_best(content))[:HEADLINES],
         "tables": [_table(table, content, names, metrics) for table in content["top"]],
         "constraints": [_limit(limit) for limit in content["constraints"]],
@@ -88,7 +87,7 @@ def _page(content: Json) -> dict[str, Any]:
         "rows": [_row(row, names, shown) for row in content["summary"][:STATIC_ROWS]],
         "front": _front(content, names, x, y),
         "front_metrics": [(label(m), direction(m, content)) for m in (y, x) if m],
-        "errors": [_failure(t, names) for t in failed[:ERRORS]],
+        "errors": [_failure(t) for t in failed[:ERRORS]],
         "has_metrics": bool(metrics),
         "data": Markup(study_data.embedded(study_data.payload(content))),
         "curves": Markup(study_data.embedded(study_data.curves(trials))),
@@ -153,7 +152,7 @@ def _limit(limit: Json) -> str:
     return f"{label(metric)} {' and '.join(parts)}"
 
 
-def _failure(trial: Json, names: Sequence[str]) -> dict[str, Any]:
+def _failure(trial: Json) -> dict[str, Any]:
     return {
         "trial": trial["trial"],
         "seed": trial["seed"],
@@ -163,7 +162,9 @@ def _failure(trial: Json, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _settings(row: Json) -> str:
-    return ", ".join(f"{name} {study_data.text(value)}" for name, value in row["settings"].items())
+    labels = study_data.setting_labels(list(row["settings"]))
+    values = [study_data.text(value) for value in row["settings"].values()]
+    return ", ".join(f"{name} {value}" for name, value in zip(labels, values))
 
 
 def _setting(row: Json, name: str) -> str:

@@ -12,8 +12,8 @@ from tersor.pipeline.store import (
     StageResult,
     Store,
     digest_of,
-    drop_other_stages,
     lock,
+    new_contents,
     read_json,
     replace_with_link,
     show_stage,
@@ -166,11 +166,26 @@ def test_stages_of_an_older_recipe_disappear_from_the_run(tmp_path: Path) -> Non
     result = finished(Store(tmp_path))
     run = tmp_path / "run"
     run.mkdir()
-    show_stage(run / "01-train", result)
     show_stage(run / "02-old", result)
-    drop_other_stages(run, ["01-train"])
-    assert sorted(p.name for p in run.iterdir()) == ["01-train"]
+    with new_contents(run) as new:
+        show_stage(new / "01-train", result)
+        write_json(new / "metrics.json", {})
+    assert sorted(p.name for p in run.iterdir()) == ["01-train", "metrics.json"]
     assert (run / "01-train" / "model.onnx").read_bytes() == b"onnx"
+
+
+def test_run_keeps_its_files_when_the_next_one_fails(tmp_path: Path) -> None:
+    write_json(tmp_path / "metrics.json", {"earlier": True})
+
+    def failing() -> None:
+        with new_contents(tmp_path) as new:
+            write_json(new / "metrics.json", {})
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full"):
+        failing()
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+    assert read_json(tmp_path / "metrics.json", "it", "do") == {"earlier": True}
 
 
 def test_link_replaces_what_was_there(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-
 from story.cases import Case, Prepare, compress, deploy, train
 
 

@@ -57,7 +57,6 @@ def artifact(manifest: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 UNPACK = ("unpack", f"{BUNDLE}/model.tsr", "out.onnx")
-TSR = "Where: "
 
 CASES = [
     Case(
@@ -112,7 +111,9 @@ CASES = [
         "unpack over an earlier file: it stays",
         2,
         ("the packed file is damaged",),
-        tampered(lambda b: flip(b / "model.tsr", -1), "unpack", f"{BUNDLE}/model.tsr", f"{BUNDLE}/model.onnx"),
+        tampered(
+            lambda b: flip(b / "model.tsr", -1), "unpack", f"{BUNDLE}/model.tsr", f"{BUNDLE}/model.onnx"
+        ),
     ),
     Case(
         "inspect: one bit of a .tsr changed",

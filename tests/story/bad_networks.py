@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-
 from story.cases import Case, Prepare, compress, train, with_file
 
 HEAD = "import torch\nfrom torch import nn\n\n\n"
@@ -152,8 +151,10 @@ CASES = [
         "own network: other images wanted",
         2,
         ("does not take these images", "1 channel, 8x8 pixels", "mine.py:net", "`data.image_size`"),
-        own_file("def net(classes):\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), "
-                 "nn.Linear(288, classes))\n"),
+        own_file(
+            "def net(classes):\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), "
+            "nn.Linear(288, classes))\n"
+        ),
     ),  # fmt: skip
     Case(
         "own network: forward fails",

@@ -1,11 +1,11 @@
-"""Folders and disks that cannot be written, targets that are not there, gates that break, diverged training."""
+"""Folders and disks that cannot be written, targets that are not there, broken gates, diverged training."""
 
 import contextlib
 import fcntl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from story.cases import Case, Prepare, compress, deploy, read_only, train
+from story.cases import QUICK, Case, Prepare, compress, deploy, read_only, train
 
 NEW = {"stages": train(), "seed": 5}
 """A recipe of which nothing is cached."""
@@ -57,7 +57,7 @@ CASES = [
     Case(
         "run folder read-only",
         4,
-        ("cannot write the file", "Permission denied", "runs/tiny/model.tsr", "Check that the folder"),
+        ("may not be written", "Permission denied", "runs/tiny/.new", "choose another"),
         compress(),
         around=lambda f: read_only(f / "runs/tiny"),
     ),
@@ -72,7 +72,7 @@ CASES = [
         "bundles folder read-only",
         4,
         ("cannot be written", "Permission denied", "dist/tiny", "choose another folder"),
-        deploy(),
+        deploy(deploy=QUICK),
         around=lambda f: read_only(f / "dist"),
     ),
     Case(
@@ -99,7 +99,7 @@ CASES = [
         "a file where the bundles folder should be",
         4,
         ("cannot be written", "elsewhere/tiny", "another folder"),
-        file_at("elsewhere", deploy("--dist", "elsewhere")),
+        file_at("elsewhere", deploy("--dist", "elsewhere", deploy=QUICK)),
     ),
     Case(
         "a file where the bundle should be",
@@ -168,28 +168,28 @@ CASES = [
         "gate broken: bytes",
         3,
         ("max_bytes: model.tsr has", "the limit is 100", "too much", "gates of tiny", "runs/tiny/rejected"),
-        deploy(gates={"max_bytes": 100}),
+        deploy(deploy=QUICK, gates={"max_bytes": 100}),
         may_add=("runs/tiny/rejected/*",),
     ),
     Case(
         "gate broken: accuracy",
         3,
         ("max_accuracy_drop: model", "the limit is 0.0 (", "too much", "nothing was shipped"),
-        deploy(gates={"max_accuracy_drop": 0.0}),
+        deploy(deploy=QUICK, gates={"max_accuracy_drop": 0.0}),
         may_add=("runs/tiny/rejected/*",),
     ),
     Case(
         "gate broken: latency",
         3,
         ("max_latency_ms: ", "the limit is 1e-09 (", "too much", "nothing was shipped"),
-        deploy(gates={"max_latency_ms": 1e-9}),
+        deploy(deploy=QUICK, gates={"max_latency_ms": 1e-9}),
         may_add=("runs/tiny/rejected/*",),
     ),
     Case(
         "gate broken: difference to torch",
         3,
         ("max_abs_diff: ", "the limit is 1e-12 (", "too much", "nothing was shipped"),
-        deploy(gates={"max_abs_diff": 1e-12}),
+        deploy(deploy=QUICK, gates={"max_abs_diff": 1e-12}),
         may_add=("runs/tiny/rejected/*",),
     ),
     Case(

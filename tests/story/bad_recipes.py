@@ -69,8 +69,11 @@ CASES = [
         "name that leaves the folder",
         2,
         ("'../escape'", "name"),
-        with_file("bad.yaml", "name: ../escape\nmodel: mnist\nstages: [{stage: train}]\n",
-                  lambda _: ["compress", "bad.yaml"]),
+        with_file(
+            "bad.yaml",
+            "name: ../escape\nmodel: mnist\nstages: [{stage: train}]\n",
+            lambda _: ["compress", "bad.yaml"],
+        ),
     ),  # fmt: skip
     Case(
         "recipe missing",
@@ -94,8 +97,11 @@ CASES = [
         "YAML that would run code",
         2,
         ("not readable as YAML", "python/object/apply", "Where: hostile.yaml"),
-        with_file("hostile.yaml", "name: !!python/object/apply:os.mkdir [ran]\n",
-                  lambda _: ["compress", "hostile.yaml"]),
+        with_file(
+            "hostile.yaml",
+            "name: !!python/object/apply:os.mkdir [ran]\n",
+            lambda _: ["compress", "hostile.yaml"],
+        ),
         must_not_exist="ran",
     ),  # fmt: skip
     Case(

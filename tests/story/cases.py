@@ -82,6 +82,10 @@ def deploy(*options: object, **changes: Any) -> Prepare:
     return prepare
 
 
+QUICK = {"batches": [1], "threads": [1], "seconds_per_model": 0.02, "int8": False, "lowbit": False}
+"""`deploy` settings for cases that go through to the end: no export, little timing."""
+
+
 def train(**settings: Any) -> list[dict[str, Any]]:
     """The stages of a recipe that only trains, for one epoch unless told otherwise."""
     return [{"stage": "train", "epochs": 1, **settings}]

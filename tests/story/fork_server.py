@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 HEAVY = (
@@ -51,6 +52,7 @@ def _start(
     file_limit_bytes: int | None,
     kill_at_rename: int | None,
     no_space_at: int | None,
+    kill_at_file: int | None,
 ) -> int:
     """Fork a command; returns its process id."""
     pid = os.fork()
@@ -65,7 +67,9 @@ def _start(
         if kill_at_rename is not None:
             _die_at_rename(kill_at_rename)
         if no_space_at is not None:
-            _no_space_at(no_space_at)
+            _when_files_are_opened(no_space_at, _no_space)
+        if kill_at_file is not None:
+            _when_files_are_opened(kill_at_file, _die)
         if file_limit_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, file_limit_bytes))
         code = _command(arguments)
@@ -127,14 +131,22 @@ def _die_at_rename(count: int) -> None:
     os.replace = replace  # type: ignore[assignment]
 
 
-def _no_space_at(count: int) -> None:
-    """Let the disk be full when the `count`-th file is opened for writing, and from then on."""
+def _no_space(path: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _die(_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _when_files_are_opened(count: int, act: Callable[[Any], None]) -> None:
+    """Call `act` with the path when the `count`-th file is opened for writing, and at every later one."""
     left, plain_open, plain_os_open = [count], open, os.open
 
     def take(path: Any) -> None:
         left[0] -= 1
         if left[0] <= 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            act(path)
 
     def text_open(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
         if not isinstance(file, int) and set(mode) & set("wxa+"):

@@ -82,11 +82,18 @@ class Running:
     def send_when(self, ready: Callable[[], Any], number: signal.Signals = signal.SIGKILL) -> None:
         """Poll until `ready()` is true, then send a signal; an error if the process ends before that."""
         until = time.monotonic() + SECONDS
-        while not ready():
+        while not _calm(ready):
             if not self.alive() or time.monotonic() > until:
                 raise AssertionError(f"ended before the moment came: {self.wait()}")
             time.sleep(0.002)
         os.kill(self.pid, number)
+
+
+def _calm(ready: Callable[[], Any]) -> Any:
+    """`ready()`, or False when a folder vanished while it looked."""
+    with contextlib.suppress(OSError):
+        return ready()
+    return False
 
 
 class Server:
@@ -105,12 +112,18 @@ class Server:
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send a request, return the answer."""
         assert self.process.stdin
-        assert self.process.stdout
         if not self.ready:
-            self.ready = json.loads(self.process.stdout.readline())["ready"]
+            self.ready = self._answer()["ready"]
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError("the server of commands ended; tests/story/fork_server.py says why on stderr")
+        return json.loads(line)
 
     def start(
         self,
@@ -120,6 +133,7 @@ class Server:
         file_limit_bytes: int | None = None,
         kill_at_rename: int | None = None,
         no_space_at: int | None = None,
+        kill_at_file: int | None = None,
     ) -> Running:
         """Start a command.
 
@@ -130,6 +144,7 @@ class Server:
             file_limit_bytes: no file may grow past this (RLIMIT_FSIZE), as on a disk that fills up.
             kill_at_rename: the process gets SIGKILL when it is about to make this rename, counted from 1.
             no_space_at: from this opening of a file for writing on, the disk is full (ENOSPC).
+            kill_at_file: the process gets SIGKILL when it opens this file for writing, counted from 1.
         """
         output = tempfile.TemporaryDirectory()
         request = {
@@ -141,6 +156,7 @@ class Server:
             "file_limit_bytes": file_limit_bytes,
             "kill_at_rename": kill_at_rename,
             "no_space_at": no_space_at,
+            "kill_at_file": kill_at_file,
         }
         return Running(self, self.ask({"start": request})["pid"], output)
 

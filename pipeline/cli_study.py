@@ -1,0 +1,86 @@
+"""The commands for studying compression: sweeps, sensitivity, predictions, the reports' tables."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tersor.pipeline.cli_options import (
+    DataOption,
+    JsonOption,
+    QuietOption,
+    RunsOption,
+    SetOption,
+    print_json,
+    print_table,
+)
+
+RUNS = Path("runs")
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    app.command()(study)
+    app.command()(predictions)
+    app.command("table-r5")(table_r5)
+
+
+def predictions(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, such as dist/digits.")],
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; default: runs/<name>/predictions.")] = None,
+) -> None:
+    """Confusion, per-class accuracy and the most damaged test images, before and after."""
+    from tersor.export.bundle import read_manifest
+    from tersor.models.errors import BadInput
+    from tersor.pipeline.predictions import write_predictions
+    from tersor.pipeline.recheck import bundle_data
+
+    manifest = read_manifest(bundle)
+    found = bundle_data(manifest, data)
+    if found is None:
+        raise BadInput("the bundle's data are needed", where=bundle, todo="Say where they are with --data")
+    folder = out or RUNS / str(manifest["name"]) / "predictions"
+    typer.echo(str(write_predictions(folder, bundle=bundle, data=found)))
+
+
+def study(
+    study_file: Annotated[Path, typer.Argument(help="The study, a YAML file.")],
+    data: DataOption = None,
+    runs: RunsOption = RUNS,
+    fast: Annotated[bool, typer.Option("--fast", help="The study's small variant: minutes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Run more than 10,000 points.")] = False,
+    engine: Annotated[str | None, typer.Option(help="local or ray, instead of the study's.")] = None,
+    workers: Annotated[int | None, typer.Option(help="How many trials at once.")] = None,
+    tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI, or sqlite.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a study: many recipes that differ in a few settings, each once, resumable."""
+    from tersor.pipeline.study import run_study, top_tables
+    from tersor.pipeline.study_file import read_study
+
+    changes = {"engine": engine, "workers": workers, "tracking": tracking}
+    asked = read_study(study_file, fast=fast, changes={k: v for k, v in changes.items() if v is not None})
+    folder, records = run_study(asked, runs, data, yes=yes, quiet=quiet)
+    failed = sum(record["state"] == "failed" for record in records)
+    if as_json:
+        print_json({"study": str(folder), "trials": records})
+    else:
+        for table in top_tables(asked, records):
+            print_table(table)
+        typer.echo(f"{len(records)} trials, {failed} failed; page: {folder / 'report.html'}")
+
+
+def table_r5(
+    data: Annotated[Path, typer.Option("--data", help="Folder with MNIST as torchvision lays it out.")],
+    runs: RunsOption = RUNS,
+    overrides: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table as Markdown too.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Report R5's table beside ours: MNIST, NNI pruners, time in torch and ONNX Runtime."""
+    from tersor.pipeline import table_r5 as r5
+
+    rows = r5.make_table(data, runs, overrides or [], out)
+    print_json(rows) if as_json else r5.print_table(rows)
