@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from tersor.models.network import Network
+from tersor.pipeline.evaluation import Evaluation, Images, evaluate
 from tersor.pipeline.prefix import CannotSplit, Prefix
-from tersor.pipeline.training import Evaluation, Images, Progress, evaluate
+from tersor.pipeline.training import Progress
 
 Weights = Mapping[str, Mapping[float, Tensor]]
 """Layer -> level -> the weight to put there."""

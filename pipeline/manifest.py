@@ -14,7 +14,7 @@ from tersor.pipeline.gates import check_gates
 from tersor.pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
-    from tersor.pipeline.deploy import Shipped
+    from tersor.pipeline.shipping import Shipped
 
 LATENCY_KEYS = (
     "provider", "batch", "threads", "p50_ms", "p90_ms", "p99_ms", "speedup", "p50_low_ms", "p50_high_ms",

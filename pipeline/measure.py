@@ -12,7 +12,7 @@ from tersor.export.pack import pack_bytes
 from tersor.export.to_onnx import export_onnx, replace_weights
 from tersor.models.network import Network
 from tersor.pipeline.cost import cost
-from tersor.pipeline.training import Images, evaluate
+from tersor.pipeline.evaluation import Images, evaluate
 
 
 def measure(

@@ -14,6 +14,7 @@ from tersor.models.definition import is_file_definition
 from tersor.models.network import Network
 from tersor.pipeline.data import Data, load_data
 from tersor.pipeline.environment import check_device, environment, prepare_torch, versions
+from tersor.pipeline.evaluation import Images
 from tersor.pipeline.layers import check_patterns
 from tersor.pipeline.measure import measure
 from tersor.pipeline.progress import Reporter, Tell
@@ -31,7 +32,6 @@ from tersor.pipeline.store import (
     show_stage,
     write_json,
 )
-from tersor.pipeline.training import Images
 
 
 def compress(recipe: Recipe, store: Store, *, quiet: bool = False) -> Path:

@@ -15,13 +15,14 @@ from tersor.models.errors import BadInput
 from tersor.models.network import Network
 from tersor.pipeline.cost import Cost, cost
 from tersor.pipeline.data import Data, Split, stratified_order
+from tersor.pipeline.evaluation import Evaluation, Images, evaluate
 from tersor.pipeline.layers import chosen_layers
 from tersor.pipeline.layerwise import evaluate_each
 from tersor.pipeline.linear import quantize_weights
 from tersor.pipeline.recipe import Linear, Sharing, Sparsity
 from tersor.pipeline.sharing import share_weights
 from tersor.pipeline.sparsity import prune_weights
-from tersor.pipeline.training import Evaluation, Images, Progress, evaluate
+from tersor.pipeline.training import Progress
 
 Method = Literal["sparsity", "bits", "sharing"]
 """sparsity: fraction of the layer's weights set to zero, smallest first (stage `sparsity`, method `level`).

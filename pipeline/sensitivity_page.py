@@ -129,12 +129,14 @@ class _Frame:
 
 
 def lines(points: Sequence[Point], baseline: float, width: int) -> str:
-    """One line a layer, coloured by depth: levels to the right, accuracy upwards, as SVG.
+    """One line a layer, coloured by depth: harder levels to the right, accuracy upwards, as SVG.
 
     Its parts name classes that the page's style sheet paints; a layer's line, dots and name are one group,
     so that pointing at any of them brings out all.
     """
     layers, levels = _axes(points)
+    if points[0].method != "sparsity":
+        levels.reverse()  # few bits on the right, where the names are: there the lines lie apart
     named = sorted(layers, key=lambda n: min(p.accuracy_fraction for p in points if p.layer == n))
     named = named[:MOST_LABELS]
     wide = width >= WIDE
@@ -152,7 +154,7 @@ def lines(points: Sequence[Point], baseline: float, width: int) -> str:
     )
     places = _places(points, named, frame, pitch)
     for index, layer in enumerate(layers):
-        own = sorted((p for p in points if p.layer == layer), key=lambda p: p.level)
+        own = sorted((p for p in points if p.layer == layer), key=lambda p: frame.x(p.level))
         depth = 100 * index / max(1, len(layers) - 1)
         parts.append(_layer(own, depth, frame, baseline, places.get(layer), wide))
     box = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
@@ -180,7 +182,7 @@ def _grid(frame: _Frame, levels: list[float], step: float, method: str, wide: bo
 
 def _places(points: Sequence[Point], named: list[str], frame: _Frame, pitch: int) -> dict[str, float]:
     """Layer -> height of its name: beside the end of its line, pushed apart where they would overlap."""
-    last = {p.layer: frame.y(p.accuracy_fraction) for p in sorted(points, key=lambda p: p.level)}
+    last = {p.layer: frame.y(p.accuracy_fraction) for p in sorted(points, key=lambda p: frame.x(p.level))}
     order = sorted(named, key=lambda layer: last[layer])
     heights = [last[layer] for layer in order]
     for i in range(1, len(heights)):

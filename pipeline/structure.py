@@ -16,9 +16,9 @@ from tersor.models.errors import BadInput, TersorError
 from tersor.models.network import Network
 from tersor.pipeline import nni_room
 from tersor.pipeline.channels import frozen_layers
+from tersor.pipeline.evaluation import reestimate_batch_norm
 from tersor.pipeline.layers import matching
 from tersor.pipeline.recipe import Structure
-from tersor.pipeline.training import reestimate_batch_norm
 
 PROOF_BOUND = 1e-5
 """Largest |masked - rebuilt| of any logit that is accepted."""

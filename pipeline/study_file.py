@@ -142,12 +142,12 @@ def read_study(path: Path, *, fast: bool = False, changes: Mapping[str, Any] | N
     except ValidationError as error:
         raise explain(error, raw, str(path), StudyFile) from error
     if fast:
-        changes = study.fast
+        small = study.fast
         study = study.model_copy(
             update={
-                "overrides": study.overrides | changes.overrides,
-                "axes": study.axes | changes.axes,
-                "seeds": changes.seeds or study.seeds,
+                "overrides": study.overrides | small.overrides,
+                "axes": study.axes | small.axes,
+                "seeds": small.seeds or study.seeds,
                 "name": f"{study.name}-fast",
             }
         )

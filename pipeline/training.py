@@ -9,7 +9,6 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +19,13 @@ from torch.nn import functional
 
 from tersor.models.errors import TersorError
 from tersor.models.network import Network
-from tersor.models.preprocessing import Preprocessing
 from tersor.pipeline.constraints import bake, constrain
-from tersor.pipeline.data import Data, Split
+from tersor.pipeline.data import Data
+from tersor.pipeline.evaluation import Images, autocast, evaluate
 from tersor.pipeline.recipe import Augment, Training
 
 Progress = Callable[[float, str], None]
 """Told the fraction done (0 to 1) and a few words."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """A split as tensors: preprocessed float32 (N, C, H, W) and int64 labels (N,)."""
-
-    inputs: Tensor
-    labels: Tensor
-
-    @staticmethod
-    def of(split: Split, preprocessing: Preprocessing, device: str = "cpu") -> "Images":
-        """Preprocess a whole split once."""
-        inputs = torch.from_numpy(preprocessing.apply(split.images))
-        return Images(inputs.to(device), torch.from_numpy(split.labels).to(device))
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def fit(
@@ -135,7 +117,7 @@ class _Run:
         """One update; returns the batch's loss and how many of its images were right."""
         if self.settings.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with _autocast(self.device, self.settings.precision):
+        with autocast(self.device, self.settings.precision):
             logits = self.module(inputs)
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
@@ -208,54 +190,6 @@ class _Run:
         self.history, self.best = state["history"], state["best"]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracy, top-5 accuracy (fractions), and mean cross-entropy in nats."""
-
-    accuracy_fraction: float
-    top5_accuracy_fraction: float
-    loss: float
-
-
-def evaluate(
-    module: nn.Module, images: Images, *, batch_size: int = 512, precision: str = "fp32"
-) -> Evaluation:
-    """Measure a module in eval mode; top-5 of fewer than five classes is 1."""
-    module.eval()
-    right, among_five, loss = 0, 0, 0.0
-    with torch.inference_mode(), _autocast(images.inputs.device.type, precision):
-        for inputs, labels in zip(images.inputs.split(batch_size), images.labels.split(batch_size)):
-            logits = module(inputs).float()
-            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            right += int((logits.argmax(1) == labels).sum())
-            among_five += int(best.any(1).sum())
-            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-    return Evaluation(right / len(images), among_five / len(images), loss / len(images))
-
-
-def reestimate_batch_norm(module: nn.Module, images: np.ndarray, *, batch_size: int = 256) -> nn.Module:
-    """Replace running means and variances by their averages over images (N, C, H, W), float32.
-
-    Everything but BatchNorm stays in eval mode. Changes `module` in place and returns it in eval mode.
-    """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return module.eval()
-    momenta = [norm.momentum for norm in norms]
-    module.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # None means a plain average over all batches
-        norm.train()
-    with torch.no_grad():
-        for batch in torch.from_numpy(images).split(batch_size):
-            if len(batch) > 1:
-                module(batch)
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
-    return module.eval()
-
-
 def augment(images: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
     """Shift and mirror a batch (N, C, H, W) at random; each image is drawn for itself."""
     count, _, height, width = images.shape
@@ -299,10 +233,6 @@ def _optimizer(module: nn.Module, settings: Training) -> torch.optim.Optimizer:
         return torch.optim.Adam(groups, lr=settings.learning_rate)
     nesterov = settings.nesterov and settings.momentum > 0
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov)
-
-
-def _autocast(device: str, precision: str) -> torch.autocast:
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -69,7 +69,7 @@ def _measure(job: Job) -> dict[str, Any]:
     stages = [result.metrics for result in results]
     metrics = trial_metrics(stages)
     if job.test and job.depth is None:
-        from tersor.pipeline.training import Images, evaluate
+        from tersor.pipeline.evaluation import Images, evaluate
 
         found = evaluate(results[-1].network().module(), Images.of(data.test, data.preprocessing))
         metrics["test_accuracy_fraction"] = found.accuracy_fraction

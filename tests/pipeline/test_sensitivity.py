@@ -14,6 +14,7 @@ from tersor.models.network import Network
 from tersor.models.preprocessing import Preprocessing
 from tersor.pipeline import layerwise
 from tersor.pipeline.cost import cost
+from tersor.pipeline.evaluation import Images, evaluate
 from tersor.pipeline.layers import weight_layers
 from tersor.pipeline.prefix import Prefix
 from tersor.pipeline.sensitivity import (
@@ -26,7 +27,6 @@ from tersor.pipeline.sensitivity import (
     global_sensitivity,
     sensitivity,
 )
-from tersor.pipeline.training import Images, evaluate
 
 FACTORY = """
 import torch

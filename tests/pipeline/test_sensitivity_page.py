@@ -10,11 +10,11 @@ import torch
 from nets import make
 
 from tersor.models.errors import BadInput
+from tersor.pipeline.evaluation import Images
 from tersor.pipeline.layers import weight_layers
 from tersor.pipeline.sensitivity import ALL_LAYERS, R1_LEVELS, Point, global_sensitivity, sensitivity
 from tersor.pipeline.sensitivity_page import write_sensitivity
 from tersor.pipeline.table_r1 import R1_TOP5, markdown, r1_table
-from tersor.pipeline.training import Images
 
 
 def point(layer: str, level: float, accuracy: float, method: Any = "sparsity") -> Point:

@@ -12,8 +12,9 @@ from nets import blobs, make
 
 from tersor.models.errors import TersorError
 from tersor.models.network import Form
+from tersor.pipeline.evaluation import Images, evaluate, reestimate_batch_norm
 from tersor.pipeline.recipe import Augment, Train
-from tersor.pipeline.training import Images, augment, evaluate, fit, learning_rate, reestimate_batch_norm
+from tersor.pipeline.training import augment, fit, learning_rate
 
 
 def settings_of(**changes: object) -> Train:

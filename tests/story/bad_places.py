@@ -149,7 +149,7 @@ CASES = [
     Case(
         "GPU required but not there",
         4,
-        ("target 'cuda' is required", "CUDAExecutionProvider", "--require"),
+        ("target 'cuda' is required but cannot be timed", "Got ", "Where: --require"),
         deploy("--require", "cuda"),
     ),
     Case(

@@ -60,6 +60,7 @@ def _start(
         return pid
     code = 70
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may have it ignored
         _redirect(stdout, stderr)
         os.chdir(cwd)
         os.environ.update(environment)

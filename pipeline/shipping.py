@@ -1,0 +1,147 @@
+"""The files of a bundle: made from a finished run, then measured as they are."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tersor.export import precision, providers
+from tersor.export.benchmark import benchmark
+from tersor.export.pack import load as load_packed
+from tersor.export.parity import max_abs_diff, predictions, write_parity
+from tersor.export.to_onnx import export_onnx
+from tersor.models import network as networks
+from tersor.models.network import Network
+from tersor.pipeline.data import Data
+from tersor.pipeline.progress import Tell
+from tersor.pipeline.recipe import Recipe
+from tersor.pipeline.run import stage_metrics
+
+PARITY_IMAGES = 32
+"""Images whose torch outputs ship in parity.npz: enough for the largest batch that is compared."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One file of the bundle and what was measured on it."""
+
+    path: Path
+    kind: str
+    max_abs_diff: float
+    confusion: np.ndarray
+    """int64 (classes, classes) on the test split, rows are the true classes."""
+
+    @property
+    def accuracy_fraction(self) -> float:
+        """Right answers over all answers."""
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+
+def make_files(
+    recipe: Recipe, run: Path, work: Path, data: Data, tell: Tell
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Write every file to be shipped into `work`.
+
+    Returns:
+        file name -> kind, and (file, reason) of what was not made.
+    """
+    first = stage_metrics(run)[0]["name"]
+    shutil.copyfile(run / f"01-{first}" / "model.onnx", work / "baseline.onnx")
+    for name in ("model.onnx", "model.tsr"):
+        shutil.copyfile(run / name, work / name)
+    files = {"baseline.onnx": "fp32", "model.onnx": "fp32", "model.tsr": "packed"}
+    skipped = []
+    final = networks.load(run / "network.safetensors")
+    if recipe.deploy.int8:
+        tell(0.2, "int8")
+        folded = work / "folded.onnx.tmp"
+        export_onnx(final, folded, fold_batch_norm=True, metadata={"licence": recipe.licence})
+        images = data.preprocessing.apply(data.train.images[: recipe.deploy.calibration_images])
+        reduce_range = recipe.deploy.int8_reduce_range
+        precision.to_int8(folded, work / "model.int8.onnx", images, reduce_range=reduce_range)
+        folded.unlink()
+        files["model.int8.onnx"] = "int8"
+    if recipe.deploy.lowbit:
+        tell(0.8, "low-bit")
+        if precision.to_lowbit(work / "model.onnx", work / "model.lowbit.onnx").tensors:
+            files["model.lowbit.onnx"] = "lowbit"
+        else:
+            reason = (
+                "no weight has few enough distinct values: add a sharing or linear stage of 8 bits or less"
+            )
+            skipped.append(("model.lowbit.onnx", reason))
+    if "cuda" in recipe.deploy.targets:
+        precision.to_fp16(work / "model.onnx", work / "model.fp16.onnx")
+        files["model.fp16.onnx"] = "fp16"
+    tell(1.0, ", ".join(files))
+    return files, skipped
+
+
+def measure_files(files: dict[str, str], run: Path, work: Path, data: Data, tell: Tell) -> list[Shipped]:
+    """Parity with torch on validation images, accuracy on the test split, for each file."""
+    images = data.preprocessing.apply(data.validation.images[:PARITY_IMAGES])
+    test = data.preprocessing.apply(data.test.images)
+    first = stage_metrics(run)[0]["name"]
+    logits = {
+        "baseline.onnx": torch_logits(networks.load(run / f"01-{first}" / "network.safetensors"), images),
+        "model.onnx": torch_logits(networks.load(run / "network.safetensors"), images),
+    }
+    write_parity(work / "parity.npz", images, logits["model.onnx"], logits["baseline.onnx"])
+    shipped = []
+    for done, (name, kind) in enumerate(files.items()):
+        tell(done / len(files), name)
+        path = work / name
+        session = load_packed(path) if kind == "packed" else providers.open_session(path, "cpu")
+        difference = max_abs_diff(session, images, logits.get(name, logits["model.onnx"]))
+        shipped.append(Shipped(path, kind, difference, confusion_matrix(predictions(session, test), data)))
+    tell(1.0, ", ".join(f"{s.path.name} {100 * s.accuracy_fraction:.2f} %" for s in shipped))
+    return shipped
+
+
+def torch_logits(network: Network, images: np.ndarray) -> np.ndarray:
+    """What PyTorch computes: float32 (N, classes)."""
+    with torch.no_grad():
+        return network.module()(torch.from_numpy(images)).numpy()
+
+
+def confusion_matrix(predicted: np.ndarray, data: Data) -> np.ndarray:
+    """Counts on the test split, int64 (classes, classes): rows true, columns predicted."""
+    count = len(data.classes)
+    return np.bincount(data.test.labels * count + predicted, minlength=count**2).reshape(count, count)
+
+
+def confusions(data: Data, shipped: list[Shipped]) -> dict[str, Any]:
+    """The confusion matrices of the baseline and of the packed model, as the report takes them."""
+    by_name = {s.path.name: s.confusion.tolist() for s in shipped}
+    return {
+        "classes": list(data.classes),
+        "baseline": by_name["baseline.onnx"],
+        "model": by_name["model.tsr"],
+    }
+
+
+def time_files(
+    recipe: Recipe, shipped: list[Shipped], data: Data, missing: list[str], tell: Tell
+) -> list[dict[str, Any]]:
+    """Time every shipped ONNX file against baseline.onnx on every target that is there."""
+    settings, rows = recipe.deploy, []
+    images = data.preprocessing.apply(data.validation.images[: max(settings.batches)])
+    targets = [t for t in settings.targets if t not in missing]
+    for done, target in enumerate(targets):
+        models = {s.path.name: s.path for s in shipped if s.kind != "packed" and timed_on(s.kind, target)}
+        rows += benchmark(
+            models, target, baseline="baseline.onnx", batches=settings.batches, threads=settings.threads,
+            seconds_per_model=settings.seconds_per_model, inputs=images,
+            progress=lambda f, d=done, t=target: tell((d + f) / len(targets), t),
+        )  # fmt: skip
+    best = max(rows, key=lambda row: row.speedup, default=None)
+    tell(1.0, f"fastest {best.file}, batch {best.batch}: {best.speedup:.2f}x" if best else "no target here")
+    return [dict(vars(row)) for row in rows]
+
+
+def timed_on(kind: str, target: str) -> bool:
+    """fp16 is for GPUs; int8 QDQ falls back to slow paths on CUDA and is not timed there."""
+    return kind != "fp16" if target == "cpu" else kind != "int8"
