@@ -100,6 +100,7 @@ def benchmark(
         feeds = {name: _feed(session, inputs, batch) for name, session in sessions.items()}
 
         def report(fraction: float, done: int = done) -> None:
+            """Tell the fraction of all settings that is done."""
             if progress is not None:
                 progress((done + fraction) / len(settings))
 

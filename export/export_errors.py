@@ -66,9 +66,11 @@ def _failing_layer(module: "torch.nn.Module", example: "torch.Tensor") -> tuple[
     running: list[str] = []
 
     def enter(name: str) -> Any:
+        """Remember the layer being entered."""
         return lambda *_: running.append(name)
 
     def leave(*_: Any) -> None:
+        """Forget the layer that was left."""
         running.pop()
 
     hooks = []

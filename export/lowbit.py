@@ -145,6 +145,7 @@ class _Maker:
         tensors: list[TensorProto] = []
 
         def constant(array: np.ndarray) -> str:
+            """Add an initializer once; return its name."""
             key = (str(array.dtype), array.shape, array.tobytes())
             if key not in self._shared:
                 self._shared[key] = self._name()
@@ -152,6 +153,7 @@ class _Maker:
             return self._shared[key]
 
         def node(operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+            """Add a node; return the name of its output."""
             nodes.append(helper.make_node(operator, inputs, [output or self._name()], **attributes))
             return nodes[-1].output[0]
 

@@ -67,9 +67,11 @@ class _Spaces:
         self.parent: dict[fx.Node, fx.Node] = {}
 
     def of(self, node: fx.Node) -> fx.Node:
+        """The representative of a node's set."""
         while (parent := self.parent.get(node, node)) is not node:
             node = parent
         return node
 
     def join(self, one: fx.Node, other: fx.Node) -> None:
+        """Make two nodes' sets one."""
         self.parent[self.of(one)] = self.of(other)

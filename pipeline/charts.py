@@ -42,21 +42,26 @@ class _Canvas:
         self.parts: list[str] = []
 
     def rect(self, x: float, y: float, width: float, height: float, style: str, extra: str = "") -> None:
+        """A bar; pixels."""
         box = f'x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{height:.1f}"'
         self.parts.append(f'<rect class="{style}" {box} {extra}/>')
 
     def line(self, x1: float, y1: float, x2: float, y2: float, style: str) -> None:
+        """A straight line; pixels."""
         ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
         self.parts.append(f'<line class="{style}" {ends}/>')
 
     def dot(self, x: float, y: float, radius: float = 4.5) -> None:
+        """A filled circle; pixels."""
         self.parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>')
 
     def text(self, x: float, y: float, words: str, style: str = "ink", anchor: str = "start") -> None:
+        """A label, escaped; pixels."""
         place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
         self.parts.append(f'<text class="{style}" {place}>{escape(words)}</text>')
 
     def svg(self, height: float, label: str) -> str:
+        """The whole picture as an SVG element with a spoken label."""
         box = f'viewBox="0 0 {self.width:.0f} {height:.0f}" width="{self.width:.0f}" height="{height:.0f}"'
         return f'<svg {box} role="img" aria-label="{escape(label)}">{"".join(self.parts)}</svg>'
 
@@ -162,6 +167,7 @@ def _accuracy_dots(
     left, right = span[0] + 6, span[1] - 62
 
     def place(value: float) -> float:
+        """Horizontal place of an accuracy, in pixels."""
         return left + (right - left) * (value - middle + half) / (2 * half)
 
     if values[0] is not None:

@@ -201,6 +201,7 @@ def _walk(module: nn.Module, input_shape: tuple[int, int, int]) -> tuple[dict[st
     last: list[_Seen] = []
 
     def note(name: str, layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        """Record a layer's output shape and cost as it runs."""
         if isinstance(layer, ACTIVATIONS):
             for entry in last:
                 entry.followed = True
@@ -213,6 +214,7 @@ def _walk(module: nn.Module, input_shape: tuple[int, int, int]) -> tuple[dict[st
             last[:] = [entry]
 
     def hook(name: str) -> Any:
+        """A forward hook that notes the layer called `name`."""
         return lambda layer, inputs, output: note(name, layer, inputs, output)
 
     handles: list[RemovableHandle] = [

@@ -39,6 +39,7 @@ def idx_files(path: Path, name: str) -> Loaded:
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
     def wanted(part: str) -> list[str]:
+        """The two files of a part, train or t10k."""
         return [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
 
     files = wanted("train") + wanted("t10k")
@@ -58,6 +59,7 @@ def idx_files(path: Path, name: str) -> Loaded:
         )
 
     def read(part: str) -> Arrays:
+        """Images (N, 1, H, W) and labels (N,) of a part."""
         images, labels = (folder / f for f in wanted(part))
         return (
             _parsed(images, lambda: read_image_file(str(images)).numpy()[:, None]),
@@ -118,6 +120,7 @@ def cifar(path: Path, name: str) -> Loaded:
         ) from error
 
     def arrays(part: Any) -> Arrays:
+        """torchvision's part as images (N, C, H, W) and labels (N,)."""
         return np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.asarray(part.targets)
 
     return Loaded(tuple(train.classes), arrays(train), test=arrays(test))

@@ -31,6 +31,7 @@ class _Tally:
     loss: float = 0.0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count one batch: logits (N, classes), labels (N,)."""
         logits = logits.float()
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         self.right += int((logits.argmax(1) == labels).sum())
@@ -38,6 +39,7 @@ class _Tally:
         self.loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
 
     def result(self, images: int) -> Evaluation:
+        """The measures over `images` images."""
         return Evaluation(self.right / images, self.among_five / images, self.loss / images)
 
 

@@ -53,6 +53,7 @@ class Reporter:
         last = [""]
 
         def tell(fraction: float, words: str) -> None:
+            """Remember the words and show them."""
             last[0] = words
             self._show(name, self.done + weight * fraction, words)
 

@@ -120,10 +120,12 @@ class _Frame:
     accuracies: tuple[float, float]
 
     def x(self, level: float) -> float:
+        """Horizontal place of a level, in pixels."""
         first, last = self.levels
         return self.left + (self.right - self.left) * (level - first) / ((last - first) or 1)
 
     def y(self, accuracy: float) -> float:
+        """Vertical place of an accuracy, in pixels."""
         low, high = self.accuracies
         return self.bottom - (self.bottom - self.top) * (accuracy - low) / (high - low)
 

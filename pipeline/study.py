@@ -104,6 +104,7 @@ def _run_new(study: StudyFile, jobs: list[Job], workers: int, tell: Tell) -> Non
     counts = {"finished": 0, "failed": 0}
 
     def done(record: Record) -> None:
+        """Count a record and say so."""
         counts[record["state"]] += 1
         said = f"{sum(counts.values())}/{len(jobs)}" + (
             f", {counts['failed']} failed" if counts["failed"] else ""

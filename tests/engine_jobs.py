@@ -18,18 +18,16 @@ def factory(mode="plain", width=4):
     if mode == "always" or (mode == "once" and (HERE / "marker").exists()):
         (HERE / "marker").unlink(missing_ok=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    if mode == "raise":
-        raise ValueError("this network cannot be built")
     if mode == "sleep":
         (HERE / f"sleeping-{os.getpid()}").touch()
         time.sleep(100)
-    if mode == "report":
+    if mode in ("once", "raise"):  # fails before the export, which costs a new process ten seconds
         import threadpoolctl, torch
         pools = {p["prefix"]: p["num_threads"] for p in threadpoolctl.threadpool_info()}
-        names = [n for n in os.environ if n.endswith("_NUM_THREADS")]
-        environ = {name: os.environ[name] for name in names}
+        environ = {n: v for n, v in os.environ.items() if n.endswith("_NUM_THREADS")}
         told = {"pools": pools, "torch": torch.get_num_threads(), "environ": environ}
-        (HERE / "report.json").write_text(json.dumps(told))
+        (HERE / "threads.json").write_text(json.dumps(told))
+        raise ValueError("this network cannot be built")
     return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
 """
 
