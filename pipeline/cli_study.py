@@ -9,6 +9,7 @@ from tersor.pipeline.cli_options import (
     DataOption,
     JsonOption,
     QuietOption,
+    RecipeArg,
     RunsOption,
     SetOption,
     print_json,
@@ -21,8 +22,32 @@ RUNS = Path("runs")
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
     app.command()(study)
+    app.command()(sensitivity)
     app.command()(predictions)
     app.command("table-r5")(table_r5)
+
+
+def sensitivity(
+    recipe: RecipeArg,
+    overrides: SetOption = None,
+    data: DataOption = None,
+    runs: RunsOption = RUNS,
+    method: Annotated[str, typer.Option(help="sparsity, bits (grid) or sharing (k-means).")] = "sparsity",
+    levels: Annotated[str, typer.Option(help="Comma-separated fractions, or bits.")] = "",
+    stage: Annotated[str | None, typer.Option(help="Whose network; default: the first stage's.")] = None,
+    images: Annotated[int, typer.Option(help="At most this many validation images.")] = 5000,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Accuracy of a run's network with one layer at a time compressed, without retraining."""
+    from tersor.pipeline.recipe_file import read_recipe
+    from tersor.pipeline.sensitivity_run import run_sensitivity
+
+    page, points = run_sensitivity(
+        read_recipe(recipe, overrides or (), data), runs, method=method, levels=levels, stage=stage,
+        limit=images, quiet=quiet,
+    )  # fmt: skip
+    print_json([vars(point) for point in points]) if as_json else typer.echo(str(page))
 
 
 def predictions(

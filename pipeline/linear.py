@@ -6,7 +6,7 @@ import torch
 
 from tersor.models.errors import BadInput
 from tersor.models.network import Form, Network
-from tersor.pipeline.layers import chosen_layers
+from tersor.pipeline.layers import chosen_layers, matching
 from tersor.pipeline.recipe import Linear
 
 
@@ -21,16 +21,20 @@ def quantize_weights(network: Network, settings: Linear) -> tuple[Network, dict[
     """
     where = f"stage `{settings.name}`"
     tensors, forms, rows = dict(network.tensors), dict(network.forms), []
-    for layer in chosen_layers(network, settings.layers, settings.exclude, where):
-        name = f"{layer}.weight"
+    layers = chosen_layers(network, settings.layers, settings.exclude, where)
+    matching(layers, settings.per_layer, where)
+    for layer in layers:
+        name, bits = f"{layer}.weight", settings.per_layer.get(layer, settings.bits)
         weight, old = tensors[name], network.form(name)
         if not bool(weight.isfinite().all()):
             raise BadInput("a weight is NaN or infinite", where=f"{where}, tensor {name!r}")
         axis = 0 if settings.per_channel else None
-        rounded, scale = round_to_grid(weight, settings.bits, symmetric=settings.symmetric, axis=axis)
-        form = Form("linear", old.pruned, settings.bits, axis, tuple(scale.flatten().tolist()))
+        rounded, scale = round_to_grid(weight, bits, symmetric=settings.symmetric, axis=axis)
+        form = Form("linear", old.pruned, bits, axis, tuple(scale.flatten().tolist()))
         error = float((rounded - weight).double().square().mean().sqrt())
-        rows.append({"tensor": name, "values": int(rounded.unique().numel()), "rms_error": error})
+        rows.append(
+            {"tensor": name, "bits": bits, "values": int(rounded.unique().numel()), "rms_error": error}
+        )
         tensors[name], forms[name] = rounded, form
     return network.with_tensors(tensors, forms), {"bits": settings.bits, "layers": rows}
 

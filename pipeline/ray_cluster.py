@@ -139,8 +139,8 @@ def _import_ray() -> Any:
 def _try(address: str) -> None:
     """Find out in bounded time whether the cluster can be joined.
 
-    Ray itself tries for two minutes and then ends the process; so the port is knocked at first, and then
-    the joining is rehearsed in another process.
+    Ray itself tries for more than two minutes, and its C++ part may end the process; so the port is knocked
+    at first, and then the joining is rehearsed in another process.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():

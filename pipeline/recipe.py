@@ -85,7 +85,16 @@ class Structure(Settings):
     reestimate_batch_norm: bool = True
 
 
-class Sparsity(Settings):
+class PerLayer(Settings):
+    """Settings of stages whose amount may be chosen for each layer by its sensitivity."""
+
+    sensitivity: Literal["auto"] | None = Field(
+        None, description="auto: each layer gets the hardest level that alone costs at most max_drop"
+    )
+    max_drop: Fraction = Field(0.01, description="of validation accuracy, for sensitivity: auto")
+
+
+class Sparsity(PerLayer):
     """Set small weights of Conv and Linear layers to zero.
 
     method `std`: |w| < amount x standard deviation of the layer. `level`: the fraction `amount` of each
@@ -109,7 +118,7 @@ class Sparsity(Settings):
         return self
 
 
-class Sharing(Settings):
+class Sharing(PerLayer):
     """Replace the weights of each layer by few shared values (k-means); zeros stay outside."""
 
     stage: Literal["sharing"]
@@ -127,7 +136,7 @@ class Sharing(Settings):
         return self
 
 
-class Linear(Settings):
+class Linear(PerLayer):
     """Round the weights to a uniform b-bit grid."""
 
     stage: Literal["linear"]
@@ -137,6 +146,7 @@ class Linear(Settings):
     per_channel: bool = True
     layers: list[str] = []
     exclude: list[str] = []
+    per_layer: dict[str, int] = Field({}, description="layer name -> its own bits")
 
 
 Stage = Annotated[Train | Load | Tune | Structure | Sparsity | Sharing | Linear, Field(discriminator="stage")]

@@ -8,7 +8,7 @@ import hashlib
 import pickle
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,17 +85,51 @@ def prune_structure(start: Network, settings: Any, context: Context) -> Result:
 
 def prune_small_weights(start: Network, settings: Any, context: Context) -> Result:
     """Set small weights to zero."""
+    if settings.sensitivity:
+        amounts, points = _by_sensitivity(start, settings, context, "sparsity", SPARSITIES)
+        settings = settings.model_copy(update={"method": "level", "per_layer": amounts})
+        pruned, details = prune_weights(start, settings)
+        return pruned, {**details, "amounts": amounts, "sensitivity": points}
     return prune_weights(start, settings)
 
 
 def share(start: Network, settings: Any, context: Context) -> Result:
     """Replace weights by few shared values."""
+    if settings.sensitivity:
+        amounts, points = _by_sensitivity(start, settings, context, "sharing", range(1, settings.bits + 1))
+        settings = settings.model_copy(update={"per_layer": {k: int(v) for k, v in amounts.items()}})
+        shared, details = share_weights(start, settings)
+        return shared, {**details, "amounts": amounts, "sensitivity": points}
     return share_weights(start, settings)
 
 
 def quantize(start: Network, settings: Any, context: Context) -> Result:
     """Round weights to a uniform grid."""
+    if settings.sensitivity:
+        amounts, points = _by_sensitivity(start, settings, context, "bits", range(1, settings.bits + 1))
+        settings = settings.model_copy(update={"per_layer": {k: int(v) for k, v in amounts.items()}})
+        rounded, details = quantize_weights(start, settings)
+        return rounded, {**details, "amounts": amounts, "sensitivity": points}
     return quantize_weights(start, settings)
+
+
+SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+"""Levels that `sensitivity: auto` tries; a whole layer is never removed."""
+
+
+def _by_sensitivity(
+    start: Network, settings: Any, context: Context, method: Any, levels: Sequence[float]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Each chosen layer's own amount, from its sensitivity on the validation split, and all points."""
+    from tersor.pipeline.layers import chosen_layers
+    from tersor.pipeline.sensitivity import auto_amounts
+
+    layers = chosen_layers(start, settings.layers, settings.exclude, f"stage `{settings.name}`")
+    amounts, points = auto_amounts(
+        start, context.data, method=method, levels=levels, max_drop=settings.max_drop, layers=layers,
+        per_channel=getattr(settings, "per_channel", True), progress=context.progress,
+    )  # fmt: skip
+    return amounts | settings.per_layer, [vars(point) for point in points]
 
 
 STAGES: dict[str, tuple[int, Callable[[Network, Any, Context], Result]]] = {

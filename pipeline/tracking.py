@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tersor.models.errors import BadInput, Unavailable
+from tersor.pipeline.store import writing
 
 Record = dict[str, Any]
 
@@ -43,13 +44,14 @@ def open_tracker(name: str, uri: str, runs: Path) -> Callable[[Record], None]:
 
     Raises:
         BadInput: `uri` is no URI.
-        Unavailable: mlflow is not installed, or the server does not answer (within seconds). The function
-            returned raises it too, when the server goes away later.
+        Unavailable: mlflow is not installed, the server does not answer (within seconds), or files cannot
+            be written. The function returned raises it too, when the server goes away later.
     """
     location = None
     if uri == "sqlite":
         runs = runs.resolve()
-        runs.mkdir(parents=True, exist_ok=True)
+        with writing(runs):
+            runs.mkdir(parents=True, exist_ok=True)
         uri, location = f"sqlite:///{runs / 'mlflow.db'}", (runs / "mlflow-artifacts").as_uri()
     elif "://" not in uri and uri != "databricks":
         raise BadInput(
@@ -59,15 +61,15 @@ def open_tracker(name: str, uri: str, runs: Path) -> Callable[[Record], None]:
     _knock(uri)
     mlflow = _import_mlflow()
     mlflow.set_tracking_uri(uri)
-    client = mlflow.MlflowClient(uri)
-    with _Answering(uri):
+    with _Answering(uri), writing(runs):
+        client = mlflow.MlflowClient(uri)
         experiment = _experiment(client, name, location)
         logged = {(run.data.tags.get(KEY), run.data.tags.get(STATE)) for run in _all_runs(client, experiment)}
 
     def track(record: Record) -> None:
         if (record["key"], record["state"]) in logged:
             return
-        with _Answering(uri):
+        with _Answering(uri), writing(runs):
             _log(client, experiment, record)
         logged.add((record["key"], record["state"]))
 

@@ -68,3 +68,10 @@ def test_infinite_weight_is_told() -> None:
     bad = net.with_tensors({**net.tensors, "fc1.weight": torch.full((128, 256), float("inf"))})
     with pytest.raises(BadInput, match="NaN or infinite.*fc1.weight"):
         quantize_weights(bad, Linear(stage="linear"))
+
+
+def test_per_layer_bits_override() -> None:
+    quantized, _ = quantize_weights(make(), Linear(stage="linear", bits=8, per_layer={"fc2": 2}))
+    assert quantized.form("fc2.weight").bits == 2
+    assert quantized.form("fc1.weight").bits == 8
+    check_form("fc2.weight", quantized.tensors["fc2.weight"], quantized.form("fc2.weight"))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from nets import make
+
 from tersor.export.to_onnx import export_onnx
 from tersor.models.errors import BadInput, Unavailable
 from tersor.pipeline import tracking
@@ -67,7 +67,8 @@ def test_a_trial_is_a_run_with_parameters_metrics_and_epochs(runs: Path, onnx: P
     (run,) = logged(runs, "plain")
     assert run.info.status == "FINISHED"
     assert run.data.params == {
-        "sparsity.amount": "0.5", "train.optimizer": "adam", "seed": "7", "model": "mnist", "train.epochs": "2"
+        "sparsity.amount": "0.5", "train.optimizer": "adam", "seed": "7", "model": "mnist",
+        "train.epochs": "2",
     }  # fmt: skip
     assert run.data.metrics["validation_accuracy_fraction"] == 0.9
     assert run.data.metrics["packed_bytes"] == 1234
@@ -108,7 +109,7 @@ def test_a_failed_trial_is_failed_with_its_error_and_logged_again_when_it_finish
     runs: Path, onnx: Path
 ) -> None:
     track = open_tracker("failed", "sqlite", runs)
-    track(record(onnx, state="failed", error="the loss is no number", metrics={}, stages=[], onnx=None))
+    track(record(onnx, state="failed", error="the loss is no number", metrics={}, stages=[]))
     (run,) = logged(runs, "failed")
     assert run.info.status == "FAILED"
     assert run.data.tags["mlflow.note.content"] == "the loss is no number"
@@ -159,8 +160,9 @@ def test_what_is_no_uri_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="does not answer"):
-        open_tracker("x", f"sqlite:///{tmp_path}/no/such/folder/mlflow.db", tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="a file stands where a folder should be"):
+        open_tracker("x", f"sqlite:///{tmp_path}/file/mlflow.db", tmp_path)
 
 
 def test_without_mlflow_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

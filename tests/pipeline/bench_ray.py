@@ -1,0 +1,52 @@
+"""How much faster two local Ray workers finish a CPU-bound study than one. Not collected by pytest.
+
+Run on an idle machine of two cores or more: OMP_NUM_THREADS=1 python tests/pipeline/bench_ray.py [trials]
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tersor.pipeline import engine
+from tersor.pipeline.recipe import Recipe
+from tersor.pipeline.trial import Job
+
+
+def jobs(count: int) -> list[Job]:
+    """Trainings on digits that differ in their seed, one thread each, seconds long."""
+    made = []
+    for seed in range(count):
+        recipe = Recipe.model_validate(
+            {
+                "name": f"bench-{seed}", "seed": seed, "threads": 1, "model": "mnist",
+                "data": {"kind": "digits"}, "stages": [{"stage": "train", "epochs": 60, "batch_size": 64}],
+            }
+        )  # fmt: skip
+        plain = recipe.model_dump(mode="json")
+        made.append(Job(seed, f"{seed}", {"seed": seed}, plain, "runs", f"{seed}.json", False))
+    return made
+
+
+def seconds(workers: int, count: int) -> tuple[float, float]:
+    """Of a whole study, Ray's start included, and of the same when Ray and its workers are warm."""
+    times = []
+    for _ in range(2):
+        with TemporaryDirectory() as folder:
+            os.chdir(folder)
+            began, records = time.perf_counter(), list[dict[str, object]]()
+            engine.run_jobs(jobs(count), "ray", workers, records.append)
+            times.append(time.perf_counter() - began)
+            os.chdir(Path(__file__).parent)
+        assert [record["state"] for record in records] == ["finished"] * count
+    engine.stop()
+    return times[0], times[1]
+
+
+if __name__ == "__main__":
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 16
+    print(f"{count} trials, 1 thread each; load before: {os.getloadavg()[0]:.1f}")
+    one, two = seconds(1, count), seconds(2, count)
+    for words, a, b in (("with the start of Ray", one[0], two[0]), ("Ray warm", one[1], two[1])):
+        print(f"{words:<22} 1 worker {a:6.1f} s   2 workers {b:6.1f} s   {a / b:.2f}x")
