@@ -16,12 +16,12 @@ OPTIONS = $(if $(DATA),--data "$(DATA)") $(foreach s,$(SET),--set '$(s)')
 
 STUDY ?= studies/sparsity-sweep.yaml
 
-.PHONY: help setup compress deploy benchmark report verify study table-r5 test lint clean
+.PHONY: help setup compress deploy benchmark report verify study table-r5 test test-cluster lint clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo "  variables: RECIPE=recipes/digits.yaml DATA=path SET='name.setting=value ...' BUNDLE=dist/name EXTRA=cpu|gpu"
 
 setup: $(DEV) ## make .venv and install everything into it (what is needed comes by itself on first use)
@@ -61,6 +61,9 @@ table-r5: $(READY) ## report R5's table beside ours (DATA: folder with MNIST)
 
 test: $(DEV) ## run all tests
 	@$(BIN)/python -m pytest
+
+test-cluster: $(DEV) ## run the tests that start a local Ray cluster (idle machine, a few minutes)
+	@$(BIN)/python -m pytest -m cluster
 
 lint: $(DEV) ## style, formatting and types
 	@$(BIN)/ruff check .

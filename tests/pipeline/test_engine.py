@@ -21,7 +21,7 @@ from tersor.pipeline import engine, ray_cluster
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 
 
-@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=needs_ray)])
+@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=[needs_ray, pytest.mark.cluster])])
 def which(request: pytest.FixtureRequest) -> str:
     """The engine; of the module's scope, so that one engine's tests share their warm workers."""
     return str(request.param)
@@ -134,6 +134,7 @@ def until(condition: Any, seconds: float) -> None:
 
 
 @needs_ray
+@pytest.mark.cluster
 def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -146,6 +147,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
 
 
 @needs_ray
+@pytest.mark.cluster
 def test_a_port_that_is_no_cluster_is_told_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray itself would try for more than two minutes."""
     monkeypatch.setattr(ray_cluster, "JOIN_SECONDS", 4.0)
