@@ -187,6 +187,8 @@ def _quantize(
                 nodes_to_exclude=list(excluded),
             )
             return graphs.read_model(target)
+    except OSError:
+        raise  # a full disk is no fault of the network
     except Exception as error:
         raise BadInput(
             "the model cannot be quantized to int8",

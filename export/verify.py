@@ -189,7 +189,12 @@ def _runs(
         if test is not None and entry.get("accuracy_fraction") is not None:
             yield _accuracy(session, entry, *test)
     except (BadInput, Unavailable, OSError) as error:
-        yield Check(f"{entry['file']}: runs", False, str(error), "a model that loads and takes the inputs")
+        yield Check(
+            f"{entry['file']}: runs",
+            False,
+            getattr(error, "what", str(error)),
+            "a model that loads and takes the inputs",
+        )
 
 
 def _open(path: Path) -> "InferenceSession":
