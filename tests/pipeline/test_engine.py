@@ -120,10 +120,10 @@ def test_ctrl_c_ends_the_study_and_its_workers(which: str, tmp_path: Path) -> No
     until(lambda: len(list(tmp_path.glob("sleeping-*"))) == 2, 120)
     pids = [int(p.name.partition("-")[2]) for p in tmp_path.glob("sleeping-*")]
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode in (1, 130, -signal.SIGINT)
     assert errors.count("Traceback") == 1, errors  # of the process itself, which here has no command line
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 10)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 60)
 
 
 def until(condition: Any, seconds: float) -> None:
