@@ -1,5 +1,6 @@
 """Both engines: dead workers, threads, folders, Ctrl-C, clusters that are not there. Nothing is mocked."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -109,21 +110,26 @@ def test_a_single_local_worker_is_a_process_of_its_own_too() -> None:
 
 def test_ctrl_c_ends_the_study_and_its_workers(which: str, tmp_path: Path) -> None:
     code = (
-        "from engine_jobs import job\nfrom tersor.pipeline import engine\n"
+        "import signal\nfrom engine_jobs import job\nfrom tersor.pipeline import engine\n"
+        # a shell starts what it runs in the background with Ctrl-C ignored, and that is inherited
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"engine.run_jobs([job(0, 'sleep'), job(1, 'sleep')], {which!r}, 2, print)\n"
     )
-    path = os.pathsep.join(sys.path)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    until(lambda: len(list(tmp_path.glob("sleeping-*"))) == 2, 120)
-    pids = [int(p.name.partition("-")[2]) for p in tmp_path.glob("sleeping-*")]
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+        [sys.executable, "-c", code], env=environ, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        until(lambda: len(list(tmp_path.glob("sleeping-*"))) == 2, 120)
+        pids = [int(p.name.partition("-")[2]) for p in tmp_path.glob("sleeping-*")]
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode in (1, 130, -signal.SIGINT)
     assert errors.count("Traceback") == 1, errors  # of the process itself, which here has no command line
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 60)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 30)
 
 
 def until(condition: Any, seconds: float) -> None:
