@@ -29,30 +29,26 @@ def jobs(count: int) -> list[Job]:
     return made
 
 
-def seconds(workers: int, count: int, base: Path) -> tuple[float, float]:
-    """Of a whole study, Ray's start included, and of the same when Ray and its workers are warm."""
-    times = []
-    for state in ("cold", "warm"):
-        folder = base / f"{workers}-{state}"
-        folder.mkdir()
-        os.chdir(folder)
-        began, records = time.perf_counter(), list[dict[str, object]]()
-        engine.run_jobs(jobs(count), "ray", workers, records.append)
-        times.append(time.perf_counter() - began)
-        assert [record["state"] for record in records] == ["finished"] * count
+def seconds(workers: int, count: int, folder: Path) -> float:
+    """Of a whole study: the start of Ray and of its workers included."""
+    folder.mkdir()
+    os.chdir(folder)
+    began, records = time.perf_counter(), list[dict[str, object]]()
+    engine.run_jobs(jobs(count), "ray", workers, records.append)
+    spent = time.perf_counter() - began
+    assert [record["state"] for record in records] == ["finished"] * count
     engine.stop()
-    return times[0], times[1]
+    return spent
 
 
 def main(count: int) -> None:
-    """Print both ratios."""
-    print(f"{count} trials, 1 thread each; load before: {os.getloadavg()[0]:.1f}")
+    """Print both times and their ratio."""
+    print(f"{count} trials, 1 thread each; load before: {os.getloadavg()[0]:.1f}", flush=True)
     with TemporaryDirectory() as base:
-        one, two = (seconds(workers, count, Path(base)) for workers in (1, 2))
+        one, two = (seconds(workers, count, Path(base) / f"{workers}") for workers in (1, 2))
         os.chdir("/")  # away from what is removed
-    for words, a, b in (("with the start of Ray", one[0], two[0]), ("Ray warm", one[1], two[1])):
-        print(f"{words:<22} 1 worker {a:6.1f} s   2 workers {b:6.1f} s   {a / b:.2f}x")
+    print(f"1 worker {one:.1f} s, 2 workers {two:.1f} s: {one / two:.2f}x")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 16)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 32)
