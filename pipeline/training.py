@@ -77,7 +77,8 @@ class _Run:
         self.optimizer = _optimizer(self.module, settings)
         self.batches = math.ceil(len(self.train) / settings.batch_size)
         self.epoch, self.history = 0, list[dict[str, float]]()
-        self.best_loss, self.best_epoch, self.seconds = math.inf, 0, 0.0
+        self.best_loss, self.best_epoch = math.inf, 0
+        self.seconds, self.cpu_seconds = 0.0, 0.0  # by the clock, and of this process on all cores
         self.best: dict[str, Tensor] = {}
 
     def one_epoch(self, progress: Progress) -> None:
@@ -86,7 +87,7 @@ class _Run:
         torch.manual_seed(_mix(self.seed, self.epoch) + 1)  # dropout draws from the global generator
         self.module.train()
         order = torch.randperm(len(self.train), generator=generator).to(self.device)
-        total, right, began = 0.0, 0, time.monotonic()
+        total, right, began, cpu_began = 0.0, 0, time.monotonic(), time.process_time()
         for step, chosen in enumerate(order.split(self.settings.batch_size)):
             if len(chosen) == 1 and self.batches > 1:
                 continue  # BatchNorm has no variance over a single image
@@ -100,6 +101,7 @@ class _Run:
         found = evaluate(self.module, self.validation, precision=self.settings.precision)
         self.epoch += 1
         self.seconds += time.monotonic() - began
+        self.cpu_seconds += time.process_time() - cpu_began
         self.history.append(
             {
                 "epoch": self.epoch,
@@ -108,6 +110,7 @@ class _Run:
                 "validation_loss": found.loss,
                 "validation_accuracy_fraction": found.accuracy_fraction,
                 "seconds": round(self.seconds, 3),
+                "cpu_seconds": round(self.cpu_seconds, 3),
             }
         )
         self._remember_best(found.loss)
@@ -171,7 +174,7 @@ class _Run:
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
-            "numbers": [self.epoch, self.best_loss, self.best_epoch, self.seconds],
+            "numbers": [self.epoch, self.best_loss, self.best_epoch, self.seconds, self.cpu_seconds],
             "history": self.history,
         }
         buffer, temporary = io.BytesIO(), path.with_suffix(".tmp")
@@ -186,7 +189,7 @@ class _Run:
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.best_loss, self.best_epoch, self.seconds = state["numbers"]
+        self.epoch, self.best_loss, self.best_epoch, self.seconds, self.cpu_seconds = state["numbers"]
         self.history, self.best = state["history"], state["best"]
 
 
