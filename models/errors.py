@@ -1,5 +1,8 @@
 """Errors written for the person at the keyboard, each with its exit code."""
 
+from functools import partial
+from typing import Any
+
 
 class TersorError(Exception):
     """A failure told in one paragraph: what, got, wanted, where, what to do.
@@ -33,6 +36,12 @@ class TersorError(Exception):
         parts += [f"Where: {where}."] if where is not None else []
         parts += [todo if todo.endswith("?") else todo.rstrip(".") + "."] if todo else []
         super().__init__(" ".join(parts))
+
+    def __reduce__(self) -> Any:
+        """The same error in another process."""
+        parts = (self.got, self.wanted, self.where)
+        got, wanted, where = (None if part is None else str(part) for part in parts)  # others may not travel
+        return partial(type(self), got=got, wanted=wanted, where=where, todo=self.todo), (self.what,)
 
 
 class BadInput(TersorError):

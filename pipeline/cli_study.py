@@ -78,23 +78,35 @@ def study(
     engine: Annotated[str | None, typer.Option(help="local or ray, instead of the study's.")] = None,
     workers: Annotated[int | None, typer.Option(help="How many trials at once.")] = None,
     tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI, or sqlite.")] = None,
+    or_local: Annotated[
+        bool, typer.Option("--or-local", help="Go on here when the cluster or tracking server is not there.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a study: many recipes that differ in a few settings, each once, resumable."""
-    from tersor.pipeline.study import run_study, top_tables
+    from tersor.models.errors import TersorError
+    from tersor.pipeline.study import run_study
     from tersor.pipeline.study_file import read_study
+    from tersor.pipeline.study_results import top_tables
 
-    changes = {"engine": engine, "workers": workers, "tracking": tracking}
+    changes = {"engine": engine, "workers": workers, "tracking": tracking, "or_local": or_local or None}
     asked = read_study(study_file, fast=fast, changes={k: v for k, v in changes.items() if v is not None})
     folder, records = run_study(asked, runs, data, yes=yes, quiet=quiet)
-    failed = sum(record["state"] == "failed" for record in records)
+    failed = [record for record in records if record["state"] == "failed"]
     if as_json:
         print_json({"study": str(folder), "trials": records})
     else:
         for table in top_tables(asked, records):
             print_table(table)
-        typer.echo(f"{len(records)} trials, {failed} failed; page: {folder / 'report.html'}")
+        typer.echo(f"{len(records)} trials, {len(failed)} failed; page: {folder / 'report.html'}")
+    for record in failed[:3]:
+        typer.echo(f"tersor: trial {record['trial']} {record['settings']}: {record['error']}", err=True)
+    if len(failed) == len(records):
+        raise TersorError(
+            "all trials failed", got=failed[0]["error"], where=folder,
+            todo="Mend the study or its recipe and run it again",
+        )  # fmt: skip
 
 
 def table_r5(

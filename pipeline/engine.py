@@ -82,6 +82,15 @@ def run_jobs(
         raise
 
 
+def prepare(engine: str, workers: int, threads: int, address: str | None = None) -> None:
+    """Start the workers, or reach the cluster, that `run_jobs` will find with the same arguments.
+
+    Raises:
+        Unavailable: Ray is not installed, or the cluster cannot be reached.
+    """
+    _warm_pool(engine, workers, threads, address)
+
+
 def default_workers() -> int:
     """One worker a core this process may use."""
     return len(os.sched_getaffinity(0))
@@ -131,18 +140,19 @@ def _run(
 ) -> list[Job]:  # fmt: skip
     """Run all jobs, `workers` at a time; returns those whose worker died."""
     waiting, running, lost = deque(jobs), dict["Future[Record]", Job](), list[Job]()
-    while waiting or running:
+    ended: list[Record] = []
+    while waiting or running or ended:
         while waiting and len(running) < workers:
             job = waiting.popleft()
             running[pool.submit(function, job)] = job
+        while ended:  # while the workers work on the next
+            done(ended.pop(0))
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             job = running.pop(future)
             try:
-                record = future.result()
+                ended.append(future.result())
             except pool.lost:
                 lost.append(job)
-            else:
-                done(record)
     return lost
 
 

@@ -15,10 +15,12 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tersor.models.errors import BadInput, Busy, TersorError, Unavailable
-from tersor.models.network import Network, load
+
+if TYPE_CHECKING:
+    from tersor.models.network import Network
 
 STAGE_FILES = ("network.safetensors", "model.onnx", "metrics.json")
 CHECKPOINT = "checkpoint.pt"
@@ -43,8 +45,10 @@ class StageResult:
         """What was measured after the stage."""
         return json.loads((self.folder / "metrics.json").read_text())
 
-    def network(self) -> Network:
+    def network(self) -> "Network":
         """The network the stage produced."""
+        from tersor.models.network import load  # torch: seconds, which a look at finished results need not cost
+
         return load(self.folder / "network.safetensors")
 
     @property
@@ -186,8 +190,12 @@ def replace_with_link(source: Path, target: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON to a temporary name, then rename."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path, what: str, todo: str) -> Any:

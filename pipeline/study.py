@@ -4,28 +4,30 @@ runs/studies/<name>/   study.yaml as resolved, trials/<key>.json one a trial, re
                        report.html; the stage cache is the one of all runs, so common stages are run once
 """
 
-import csv
+import contextlib
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from rich.table import Table
 
-from tersor.models.errors import BadInput
+from tersor.models.errors import Unavailable
 from tersor.pipeline import engine
 from tersor.pipeline.progress import Reporter, Tell
-from tersor.pipeline.store import lock, write_json, writing
-from tersor.pipeline.study_file import Limit, Point, StudyFile, Top, grid
+from tersor.pipeline.store import lock, writing
+from tersor.pipeline.study_file import Point, StudyFile, grid
+from tersor.pipeline.study_results import write_results
 from tersor.pipeline.trial import Job
 
 Record = dict[str, Any]
 PACKAGES = ("tersor", "torch", "nni", "numpy", "onnx", "onnxscript")
+PAGE_SECONDS = 30.0
+"""How often the tables and the page of a study under way are written anew."""
 
 
 def run_study(
@@ -43,13 +45,19 @@ def run_study(
     with writing(folder):
         (folder / "trials").mkdir(parents=True, exist_ok=True)
     with lock(folder / ".lock", f"study {study.name!r}"), writing(folder):
-        tracker = _tracker(study, runs)
+        run = _Run(study, runs, data, quiet)
         (folder / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
-        records: list[Record] = []
-        for points in _rounds(study, data, yes, records):
-            records += _run_points(study, points, runs, folder, data, quiet, tracker)
-            write_results(folder, study, records)
-    return folder, records
+        try:
+            for points in _rounds(study, data, yes, run.records):
+                run.round(points)
+        except BaseException:  # Ctrl-C too: what is finished is on the page, unless the disk is full
+            with contextlib.suppress(OSError):
+                run.write()
+            raise
+        run.write()
+        if run.untracked is not None:
+            raise run.untracked
+    return folder, run.records
 
 
 def _rounds(study: StudyFile, data: Path | None, yes: bool, records: list[Record]) -> Iterator[list[Point]]:
@@ -62,58 +70,101 @@ def _rounds(study: StudyFile, data: Path | None, yes: bool, records: list[Record
     yield from rounds(study, data, records)
 
 
-def _tracker(study: StudyFile, runs: Path) -> Callable[[Record], None]:
-    if study.tracking is None:
-        return lambda record: None
-    from tersor.pipeline.tracking import open_tracker
+class _Run:
+    """A study under way. untracked: why the tracking server no longer takes records."""
 
-    return open_tracker(study.name, study.tracking, runs)
+    def __init__(self, study: StudyFile, runs: Path, data: Path | None, quiet: bool) -> None:
+        self.study, self.runs, self.quiet = study, runs, quiet
+        self.folder, self.sources = runs / "studies" / study.name, _source_digest(data)
+        self.workers = study.workers or engine.default_workers()
+        self.engine = study.engine
+        self.records: list[Record] = []
+        self.ended: dict[int, Record] = {}
+        self.written = time.monotonic()
+        self.untracked: Unavailable | None = None
+        self.tracker = self._open_tracker()
 
-
-def _run_points(
-    study: StudyFile, points: Sequence[Point], runs: Path, folder: Path, data: Path | None, quiet: bool,
-    tracker: Callable[[Record], None],
-) -> list[Record]:  # fmt: skip
-    """Run the points without a finished record, time them one after another, and return all records."""
-    workers = study.workers or engine.default_workers()
-    threads = max(1, engine.default_workers() // workers)
-    sources = _source_digest(data)
-    jobs = [_job(study, point, runs, folder, threads, sources) for point in points]
-    new = [job for job in jobs if _finished(job) is None]
-    if new:
-        steps = [("trials", float(len(new)))] + ([("latency", len(new) * 0.1)] if study.latency else [])
-        with Reporter(steps, quiet=quiet) as reporter:
-            with reporter.step() as tell:
-                _run_new(study, new, workers, tell)
-            if study.latency:
-                from tersor.pipeline.latency import time_trials
-
+    def round(self, points: Sequence[Point]) -> None:
+        """Run the points without a finished record, time them one after another, append all records."""
+        threads = max(1, engine.default_workers() // self.workers)
+        jobs = [_job(self.study, point, self.runs, self.folder, threads, self.sources) for point in points]
+        self.ended = {job.number: found for job in jobs if (found := _finished(job)) is not None}
+        new = [job for job in jobs if job.number not in self.ended]
+        if new:
+            self._reach_engine(threads)
+            seconds = len(new) * 0.1  # rough: timing against training
+            steps = [("trials", float(len(new)))] + ([("latency", seconds)] if self.study.latency else [])
+            with Reporter(steps, quiet=self.quiet) as reporter:
                 with reporter.step() as tell:
-                    time_trials(study.latency, [Path(job.record) for job in jobs], tell)
-    records = []
-    for job in jobs:
-        record = _read(job)
-        if job in new:
-            tracker(record)
-        records.append(record)
-    return records
+                    self._run_new(new, tell)
+                if self.study.latency:
+                    from tersor.pipeline.latency import time_trials
 
+                    with reporter.step() as tell:
+                        time_trials(self.study.latency, [Path(job.record) for job in jobs], tell)
+        self.ended = {}
+        for record in map(_read, jobs):
+            self.records.append(record)
+            self._track(record)
 
-def _run_new(study: StudyFile, jobs: list[Job], workers: int, tell: Tell) -> None:
-    """Common prefixes first, level by level, each once; then the trials."""
-    counts = {"finished": 0, "failed": 0}
+    def _run_new(self, jobs: list[Job], tell: Tell) -> None:
+        """Common prefixes first, level by level, each once; then the trials."""
+        count = failed = 0
 
-    def done(record: Record) -> None:
-        """Count a record and say so."""
-        counts[record["state"]] += 1
-        said = f"{sum(counts.values())}/{len(jobs)}" + (
-            f", {counts['failed']} failed" if counts["failed"] else ""
-        )
-        tell(sum(counts.values()) / len(jobs), said)
+        def done(record: Record) -> None:
+            """Count a record and show it."""
+            nonlocal count, failed
+            count, failed = count + 1, failed + (record["state"] == "failed")
+            tell(count / len(jobs), f"{count}/{len(jobs)}" + (f", {failed} failed" if failed else ""))
+            self.ended[record["trial"]] = record
+            if not self.study.latency:
+                self._track(record)
+            if time.monotonic() - self.written > PAGE_SECONDS:
+                self.write()
 
-    for shared in shared_prefixes(jobs):
-        engine.run_jobs(shared, study.engine, workers, lambda _: None, study.address)
-    engine.run_jobs(jobs, study.engine, workers, done, study.address)
+        for shared in shared_prefixes(jobs):
+            engine.run_jobs(shared, self.engine, self.workers, lambda _: None, self.study.address)
+        engine.run_jobs(jobs, self.engine, self.workers, done, self.study.address)
+
+    def write(self) -> None:
+        """The tables and the page of all that is finished by now."""
+        under_way = [record for _, record in sorted(self.ended.items())]
+        write_results(self.folder, self.study, [*self.records, *under_way])
+        self.written = time.monotonic()
+
+    def _open_tracker(self) -> Callable[[Record], None]:
+        if self.study.tracking is None:
+            return lambda record: None
+        from tersor.pipeline.tracking import open_tracker
+
+        with self._or_local("tracking in runs/mlflow.db"):
+            return open_tracker(self.study.name, self.study.tracking, self.runs)
+        return open_tracker(self.study.name, "sqlite", self.runs)
+
+    def _reach_engine(self, threads: int) -> None:
+        """Connect at once: a cluster that is not there must not be noticed after an hour."""
+        with self._or_local("trials run on this machine"):
+            engine.prepare(self.engine, self.workers, threads, self.study.address)
+            return
+        self.engine = "local"
+
+    @contextlib.contextmanager
+    def _or_local(self, instead: str) -> Iterator[None]:
+        """Let what cannot be reached pass, with a word about it, if the study allows that."""
+        try:
+            yield
+        except Unavailable as error:
+            if not self.study.or_local:
+                raise
+            print(f"tersor: {error} Going on: {instead}.", file=sys.stderr)
+
+    def _track(self, record: Record) -> None:
+        """A server that goes away does not stop the trials; the next run of the study logs what it missed."""
+        if self.untracked is None:
+            try:
+                self.tracker(record)
+            except Unavailable as error:
+                self.untracked = error
 
 
 def shared_prefixes(jobs: Sequence[Job]) -> Iterator[list[Job]]:
@@ -153,101 +204,6 @@ def _finished(job: Job) -> Record | None:
 def _read(job: Job) -> Record:
     record = json.loads(Path(job.record).read_text())
     return {**record, "trial": job.number, "settings": job.settings}
-
-
-def write_results(folder: Path, study: StudyFile, records: Sequence[Record]) -> None:
-    """results.json (everything), results.csv (a line a trial) and report.html."""
-    from tersor.pipeline.study_page import write_page
-
-    summary = summarize(records)
-    content = {
-        "name": study.name, "axes": list(study.axes), "trials": list(records), "summary": summary,
-        "top": [{**t.model_dump(), "rows": top(summary, t, study.constraints)} for t in study.top],
-        "constraints": [c.model_dump() for c in study.constraints],
-    }  # fmt: skip
-    write_json(folder / "results.json", content)
-    rows = [{"trial": r["trial"], "seed": r["seed"], "state": r["state"], **r["settings"], **r["metrics"],
-             "error": r["error"]} for r in records]  # fmt: skip
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    temporary = folder / "results.csv.tmp"
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(folder / "results.csv")
-    write_page(folder / "report.html", content)
-
-
-def summarize(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One row per setting of the axes: mean and standard deviation over its finished seeds."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(json.dumps(record["settings"], sort_keys=True, default=str), []).append(record)
-    rows = []
-    for group in groups.values():
-        finished = [r["metrics"] for r in group if r["state"] == "finished"]
-        keys = [k for k in finished[0] if all(k in m for m in finished)] if finished else []
-        mean = {k: float(np.mean([m[k] for m in finished])) for k in keys}
-        spread = {
-            k: float(np.std([m[k] for m in finished], ddof=1)) if len(finished) > 1 else None for k in keys
-        }
-        row = {"settings": group[0]["settings"], "seeds": len(finished), "mean": mean, "std": spread}
-        rows.append({**row, "failed": len(group) - len(finished)})
-    return rows
-
-
-def top(summary: Sequence[Mapping[str, Any]], table: Top, limits: Sequence[Limit]) -> list[Mapping[str, Any]]:
-    """The best rows by the mean of a metric, among those within the constraints.
-
-    Raises:
-        BadInput: no trial has the metric.
-    """
-    known = sorted({key for row in summary for key in row["mean"]})
-    if known and table.metric not in known:
-        raise BadInput(
-            f"no trial has a metric {table.metric!r}", wanted=f"one of {', '.join(known)}", where="top"
-        )
-    rows = [row for row in summary if table.metric in row["mean"] and within(row["mean"], limits)]
-    return sorted(rows, key=lambda r: r["mean"][table.metric], reverse=table.direction == "maximize")[
-        : table.count
-    ]
-
-
-def top_tables(study: StudyFile, records: Sequence[Record]) -> list[Table]:
-    """The study's tables of best trials, for the terminal: mean over seeds, spread behind it."""
-    summary, tables = summarize(records), []
-    shown = ("validation_accuracy_fraction", "test_accuracy_fraction", "training_seconds", "packed_bytes")
-    for table in study.top:
-        columns = list(dict.fromkeys([table.metric, *shown]))
-        rows = top(summary, table, study.constraints)
-        out = Table(title=f"{study.name}: best by {table.metric}")
-        settings = list(dict.fromkeys(k for row in rows for k in row["settings"]))
-        for heading in [*settings, *columns]:
-            out.add_column(heading, justify="right" if heading in columns else "left")
-        for row in rows:
-            cells = [str(row["settings"].get(k, "")) for k in settings]
-            out.add_row(*cells, *(_spread(row, k) for k in columns))
-        tables.append(out)
-    return tables
-
-
-def _spread(row: Mapping[str, Any], key: str) -> str:
-    if key not in row["mean"]:
-        return "not measured"
-    scale = 100 if key.endswith("_fraction") else 1
-    spread = row["std"].get(key)
-    return f"{scale * row['mean'][key]:,.2f}" + (f" ± {scale * spread:,.2f}" if spread is not None else "")
-
-
-def within(metrics: Mapping[str, float], limits: Sequence[Limit]) -> bool:
-    """Whether metrics keep all constraints; a missing metric keeps none."""
-    for limit in limits:
-        value = metrics.get(limit.metric)
-        low = -math.inf if limit.min is None else limit.min
-        high = math.inf if limit.max is None else limit.max
-        if value is None or not low <= value <= high:
-            return False
-    return True
 
 
 def _source_digest(data: Path | None) -> str:

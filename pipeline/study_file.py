@@ -93,7 +93,7 @@ class StudyFile(Settings):
     """Everything a study is."""
 
     name: Name
-    recipe: Path = Field(description="the base recipe, relative to where the command runs")
+    recipe: Path = Field(description="the base recipe, relative to where the command runs or to this file")
     overrides: dict[str, Any] = Field({}, description="setting -> value, for all trials")
     axes: dict[str, list[Any] | Range | Axis] = Field(description="setting -> values; or a name -> Axis")
     seeds: list[int] | None = Field(None, description="default: the recipe's")
@@ -106,6 +106,9 @@ class StudyFile(Settings):
     workers: Annotated[int, Field(ge=1)] | None = Field(None, description="default: one a core")
     address: str | None = Field(None, description="of a Ray cluster; default: a local one")
     tracking: str | None = Field(None, description="MLflow tracking URI, or `sqlite` for runs/mlflow.db")
+    or_local: bool = Field(
+        False, description="go on with local workers and runs/mlflow.db when a server is not there"
+    )
     fast: Variant = Variant()
 
 
@@ -141,6 +144,7 @@ def read_study(path: Path, *, fast: bool = False, changes: Mapping[str, Any] | N
         study = StudyFile.model_validate({**raw, **(changes or {})})
     except ValidationError as error:
         raise explain(error, raw, str(path), StudyFile) from error
+    study = study.model_copy(update={"recipe": _beside(study.recipe, path)})
     if fast:
         small = study.fast
         study = study.model_copy(
@@ -203,6 +207,12 @@ def make_points(study: StudyFile, data: Path | None, settings: dict[str, Any], f
         )
         for i, seed in enumerate(seeds)
     ]
+
+
+def _beside(recipe: Path, study: Path) -> Path:
+    """The recipe as the study names it; if it is not here, seen from the study's folder or the one above."""
+    places = [recipe, study.parent / recipe, study.parent.parent / recipe]
+    return next((place for place in places if place.is_file()), recipe)
 
 
 def _choices(axis: list[Any] | Range | Axis) -> list[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tersor.models.errors import TersorError
+from tersor.models.errors import TersorError, Unavailable
 from tersor.pipeline.recipe import Recipe
 from tersor.pipeline.store import write_json
 
@@ -33,7 +33,11 @@ class Job:
 
 
 def run_trial(job: Job) -> dict[str, Any]:
-    """Run a trial; an error becomes part of its record and does not stop the study."""
+    """Run a trial; an error becomes part of its record and does not stop the study.
+
+    Raises:
+        Unavailable: the disk is full or cannot be written. All trials would fail of it, so none is to blame.
+    """
     head = {
         "trial": job.number,
         "key": job.key,
@@ -43,6 +47,8 @@ def run_trial(job: Job) -> dict[str, Any]:
     try:
         record = {**head, "state": "finished", "error": None, **_measure(job)}
     except TersorError as error:
+        if isinstance(error, Unavailable) and isinstance(error.__cause__, OSError):
+            raise
         record = {**head, "state": "failed", "error": str(error), "metrics": {}, "stages": []}
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]

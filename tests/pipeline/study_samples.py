@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from tersor.pipeline import study as engine
+from tersor.pipeline import study_results as engine
 from tersor.pipeline.study_file import Limit, Top
 
 EPOCHS = 20

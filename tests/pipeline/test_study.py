@@ -2,15 +2,17 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tersor.models.errors import BadInput, Busy
+from tersor.models.errors import BadInput, Busy, Unavailable
 from tersor.pipeline.store import lock
-from tersor.pipeline.study import run_study, shared_prefixes, summarize, top, within
+from tersor.pipeline.study import run_study, shared_prefixes
 from tersor.pipeline.study_file import Limit, StudyFile, Top, read_study
+from tersor.pipeline.study_results import summarize, top, within
 from tersor.pipeline.trial import Job
 
 RECIPE = {
@@ -97,6 +99,33 @@ def test_failed_trial_is_recorded_and_does_not_stop_the_others(folder: Path) -> 
 def test_second_process_is_refused(folder: Path, study: StudyFile, records: list[dict]) -> None:
     with lock(folder / "runs/studies/s/.lock", "it"), pytest.raises(Busy, match="study 's'"):
         run_study(study, folder / "runs", None, quiet=True)
+
+
+def test_a_tracking_server_that_goes_away_stops_no_trial_and_gets_the_rest_later(
+    folder: Path, study: StudyFile, records: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[int] = []
+
+    def open_flaky(name: str, uri: str, runs: Path) -> Callable[[dict], None]:
+        left = iter(range(2))
+
+        def track(record: dict) -> None:
+            if record["trial"] in logged:
+                return
+            if next(left, None) is None:
+                raise Unavailable("the tracking server does not answer")
+            logged.append(record["trial"])
+
+        return track
+
+    monkeypatch.setattr("tersor.pipeline.tracking.open_tracker", open_flaky)
+    tracked = study.model_copy(update={"tracking": "http://127.0.0.1:9"})
+    for seen in ([0, 1], [0, 1, 2, 3]):
+        with pytest.raises(Unavailable, match="does not answer"):
+            run_study(tracked, folder / "runs", None, quiet=True)
+        assert logged == seen
+    assert run_study(tracked, folder / "runs", None, quiet=True)[1] == records
+    assert logged == [0, 1, 2, 3, 4, 5]
 
 
 def test_seeds_give_mean_and_spread() -> None:
