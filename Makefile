@@ -56,6 +56,12 @@ verify: $(READY) ## re-check every claim of a bundle from its files (BUNDLE, DAT
 study: $(READY) ## run a study (STUDY=studies/x.yaml, DATA, FAST=1)
 	@$(BIN)/tersor study $(STUDY) $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast)
 
+table-r1: $(READY) ## report R1's pruning tables beside ours (DATA: folder with CIFAR-10, FAST=1)
+	@$(BIN)/tersor table-r1 $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-r1.md)
+
+table-r3: $(READY) ## report R3's grid of 72 networks beside ours (DATA: folder with Fashion-MNIST, FAST=1)
+	@$(BIN)/tersor table-r3 $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-r3.md)
+
 table-r5: $(READY) ## report R5's table beside ours (DATA: folder with MNIST)
 	@$(BIN)/tersor table-r5 --data "$(DATA)" --out docs/table-r5.md
 

@@ -1,7 +1,7 @@
 """The commands for studying compression: sweeps, sensitivity, predictions, the reports' tables."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,8 @@ def register(app: typer.Typer) -> None:
     app.command()(study)
     app.command()(sensitivity)
     app.command()(predictions)
+    app.command("table-r1")(table_r1)
+    app.command("table-r3")(table_r3)
     app.command("table-r5")(table_r5)
 
 
@@ -121,3 +123,47 @@ def table_r5(
 
     rows = r5.make_table(data, runs, overrides or [], out)
     print_json(rows) if as_json else r5.print_table(rows)
+
+
+FastOption = Annotated[bool, typer.Option("--fast", help="The small variant: minutes.")]
+OutOption = Annotated[Path | None, typer.Option(help="Write the table as Markdown there.")]
+
+
+def table_r1(
+    data: DataOption = None,
+    runs: RunsOption = RUNS,
+    fast: FastOption = False,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Report R1's pruning tables beside ours: LeNet, all layers and one at a time, without retraining."""
+    from tersor.pipeline import table_r1 as r1
+
+    rows, text = r1.make_table(data, runs, fast=fast, quiet=quiet)
+    _tell_table("R1", rows, text, out, as_json)
+
+
+def table_r3(
+    data: DataOption = None,
+    runs: RunsOption = RUNS,
+    fast: FastOption = False,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Report R3's first grid beside ours: 72 networks on Fashion-MNIST, by accuracy and by time."""
+    from tersor.pipeline import table_r3 as r3
+
+    rows, text = r3.make_table(data, runs, fast=fast, quiet=quiet)
+    _tell_table("R3", rows, text, out, as_json)
+
+
+def _tell_table(report: str, rows: list[dict[str, Any]], text: str, out: Path | None, as_json: bool) -> None:
+    from tersor.pipeline.store import writing
+
+    if out is not None:
+        command = f"make table-{report.lower()} DATA=..."
+        with writing(out):
+            out.write_text(f"# Report {report}'s table\n\nMade by `{command}`.\n\n{text}", encoding="utf-8")
+    print_json(rows) if as_json else typer.echo(text)

@@ -47,7 +47,8 @@ class StageResult:
 
     def network(self) -> "Network":
         """The network the stage produced."""
-        from tersor.models.network import load  # torch: seconds, which a look at finished results need not cost
+        # imports torch: seconds, which a look at finished results need not cost
+        from tersor.models.network import load
 
         return load(self.folder / "network.safetensors")
 

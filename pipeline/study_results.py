@@ -82,7 +82,8 @@ def top_tables(study: StudyFile, records: Sequence[Record]) -> list[Table]:
     shown = ("validation_accuracy_fraction", "test_accuracy_fraction", "training_seconds", "packed_bytes")
     for table in study.top:
         rows = top(summary, table, study.constraints)
-        columns = [key for key in dict.fromkeys([table.metric, *shown]) if any(key in r["mean"] for r in rows)]
+        wanted = dict.fromkeys([table.metric, *shown])
+        columns = [key for key in wanted if any(key in row["mean"] for row in rows)]
         settings = setting_names(rows)
         out = Table(title=f"{study.name}: best by {label(table.metric)}")
         for heading in setting_labels(settings):

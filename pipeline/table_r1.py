@@ -5,6 +5,7 @@ not figures; the table says so.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tersor.models.errors import BadInput
@@ -23,6 +24,41 @@ R1_TOP5: Mapping[str, tuple[float, ...]] = {
     ALL_LAYERS: (24.40, 23.85, 22.28, 20.23, 18.48, 14.28, 12.80, 12.30, 10.11, 5.00),
 }
 """Layer -> top-5 accuracy in % at 10, 20, ... 100 % sparsity, without retraining."""
+
+STUDIES = ("studies/r1-per-layer.yaml", "studies/r1-pruning.yaml")
+CLASSES = {"cifar10": 10, "cifar100": 100}
+
+
+def make_table(data: Path | None, runs: Path, *, fast: bool, quiet: bool) -> tuple[list[dict[str, Any]], str]:
+    """Run R1's two pruning studies (their common training once); returns the rows and them as Markdown.
+
+    Args:
+        data: folder with CIFAR-10 (or -100, where the studies say so) as torchvision lays it out.
+        runs: folder of runs.
+        fast: their small variants.
+        quiet: no progress.
+    """
+    from tersor.pipeline.study import run_study
+    from tersor.pipeline.study_file import read_study
+
+    points: list[Point] = []
+    for path in STUDIES:
+        study = read_study(Path(path), fast=fast)
+        records = run_study(study, runs, data, quiet=quiet)[1]
+        points += [point_of(record) for record in records if record["state"] == "finished"]
+        kind = str(study.overrides.get("data.kind", "cifar10"))
+    rows = r1_table(points)
+    return rows, markdown(rows, data=kind.upper().replace("CIFAR", "CIFAR-"), classes=CLASSES[kind])
+
+
+def point_of(record: Mapping[str, Any]) -> Point:
+    """A trial of R1's studies as a point of a sensitivity sweep; accuracies are of the test split."""
+    metrics, layers = record["metrics"], record["settings"].get("sparsity.layers", [ALL_LAYERS])
+    return Point(
+        "sparsity", layers[0], record["settings"]["sparsity.amount"], metrics["test_accuracy_fraction"],
+        metrics["test_top5_accuracy_fraction"], metrics["test_loss"], metrics["nonzero_weights"],
+        metrics["effective_macs"],
+    )  # fmt: skip
 
 
 def r1_table(points: Sequence[Point]) -> list[dict[str, Any]]:
