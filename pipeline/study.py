@@ -6,6 +6,7 @@ runs/studies/<name>/   study.yaml as resolved, trials/<key>.json one a trial, re
 
 import contextlib
 import hashlib
+import itertools
 import json
 import sys
 import time
@@ -45,19 +46,23 @@ def run_study(
     with writing(folder):
         (folder / "trials").mkdir(parents=True, exist_ok=True)
     with lock(folder / ".lock", f"study {study.name!r}"), writing(folder):
-        run = _Run(study, runs, data, quiet)
+        records: list[Record] = []
+        rounds = _rounds(study, data, yes, records)
+        first = next(rounds)  # mistakes in the study are told before any server is asked
+        run = _Run(study, runs, data, quiet, records)
         (folder / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
         try:
-            for points in _rounds(study, data, yes, run.records):
+            for points in itertools.chain([first], rounds):
                 run.round(points)
         except BaseException:  # Ctrl-C too: what is finished is on the page, unless the disk is full
-            with contextlib.suppress(OSError):
-                run.write()
+            if run.records or run.ended:
+                with contextlib.suppress(OSError):
+                    run.write()
             raise
         run.write()
         if run.untracked is not None:
             raise run.untracked
-    return folder, run.records
+    return folder, records
 
 
 def _rounds(study: StudyFile, data: Path | None, yes: bool, records: list[Record]) -> Iterator[list[Point]]:
@@ -73,12 +78,14 @@ def _rounds(study: StudyFile, data: Path | None, yes: bool, records: list[Record
 class _Run:
     """A study under way. untracked: why the tracking server no longer takes records."""
 
-    def __init__(self, study: StudyFile, runs: Path, data: Path | None, quiet: bool) -> None:
+    def __init__(
+        self, study: StudyFile, runs: Path, data: Path | None, quiet: bool, records: list[Record]
+    ) -> None:
         self.study, self.runs, self.quiet = study, runs, quiet
         self.folder, self.sources = runs / "studies" / study.name, _source_digest(data)
         self.workers = study.workers or engine.default_workers()
         self.engine = study.engine
-        self.records: list[Record] = []
+        self.records = records
         self.ended: dict[int, Record] = {}
         self.written = time.monotonic()
         self.untracked: Unavailable | None = None
@@ -122,8 +129,15 @@ class _Run:
             if time.monotonic() - self.written > PAGE_SECONDS:
                 self.write()
 
-        for shared in shared_prefixes(jobs):
-            engine.run_jobs(shared, self.engine, self.workers, lambda _: None, self.study.address)
+        for depth, shared in enumerate(shared_prefixes(jobs), 1):
+            left = itertools.count(len(shared) - 1, -1)
+            tell(0.0, f"stage {depth}, common to several trials: {len(shared)} to do")
+
+            def told(_: Record, depth: int = depth, left: Iterator[int] = left) -> None:
+                """Say how many of the common stages are left."""
+                tell(0.0, f"stage {depth}, common to several trials: {next(left)} to do")
+
+            engine.run_jobs(shared, self.engine, self.workers, told, self.study.address)
         engine.run_jobs(jobs, self.engine, self.workers, done, self.study.address)
 
     def write(self) -> None:

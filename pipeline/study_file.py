@@ -196,7 +196,13 @@ def make_points(study: StudyFile, data: Path | None, settings: dict[str, Any], f
     """The points of one setting of the axes, one a seed, numbered from `first`."""
     overrides = [f"{k}={yaml.safe_dump(v, default_flow_style=True).removesuffix('...' + chr(10)).strip()}"
                  for k, v in (study.overrides | settings).items()]  # fmt: skip
-    base = read_recipe(study.recipe, overrides, data)
+    try:
+        base = read_recipe(study.recipe, overrides, data)
+    except BadInput as error:
+        where = str(error.where).replace("--set ", "axes or overrides of the study, ")
+        raise BadInput(
+            error.what, got=error.got, wanted=error.wanted, where=where, todo=error.todo
+        ) from error
     seeds: Sequence[int] = study.seeds or [base.seed]
     return [
         Point(

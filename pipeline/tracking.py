@@ -80,7 +80,13 @@ def _log(client: Any, experiment: str, record: Record) -> None:
     from mlflow.entities import Metric, Param
 
     now = int(time.time() * 1000)
-    run = client.create_run(experiment, tags={KEY: record["key"]}, run_name=f"trial-{record['trial']}")
+    took = record["metrics"].get("seconds", 0.0)  # so that the UI shows the trial's time, not the logging's
+    run = client.create_run(
+        experiment,
+        start_time=now - int(1000 * took if _is_number(took) else 0),
+        tags={KEY: record["key"]},
+        run_name=f"trial-{record['trial']}",
+    )
     run_id = run.info.run_id
     for batch in _batches(_parameters(record)):
         client.log_batch(run_id, params=[Param(key, value) for key, value in batch])

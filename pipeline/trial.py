@@ -43,6 +43,7 @@ def run_trial(job: Job) -> dict[str, Any]:
         "key": job.key,
         "settings": job.settings,
         "seed": job.recipe["seed"],
+        "recipe": job.recipe,
     }
     try:
         record = {**head, "state": "finished", "error": None, **_measure(job)}

@@ -54,6 +54,7 @@ def test_every_point_is_measured(records: list[dict]) -> None:
         [0.1, 0.1, 0.5, 0.5, 0.9, 0.9], abs=0.01
     )
     assert all(0 <= r["metrics"]["test_accuracy_fraction"] <= 1 for r in records)
+    assert [r["recipe"]["stages"][1]["amount"] for r in records] == [0.1, 0.1, 0.5, 0.5, 0.9, 0.9]
 
 
 def test_common_training_ran_once_a_seed(folder: Path, records: list[dict]) -> None:

@@ -91,6 +91,12 @@ def test_the_onnx_is_a_model_of_mlflow_byte_for_byte(runs: Path, onnx: Path) -> 
     assert next(iter(answer.values())).shape == (2, 10)
 
 
+def test_a_run_took_as_long_as_its_trial(runs: Path, onnx: Path) -> None:
+    open_tracker("took", "sqlite", runs)(record(onnx, metrics={"seconds": 120.0}))
+    info = logged(runs, "took")[0].info
+    assert 120_000 <= info.end_time - info.start_time < 180_000
+
+
 def test_the_record_is_an_artifact_beside_the_runs(runs: Path, onnx: Path) -> None:
     open_tracker("artifact", "sqlite", runs)(record(onnx))
     (run,) = logged(runs, "artifact")
