@@ -125,6 +125,9 @@ class Sharing(PerLayer):
     name: Name = "sharing"
     bits: int = Field(4, ge=1, le=8)
     values: int | None = Field(None, ge=1, le=256, description="shared values a layer; default 2^bits")
+    rate: float = Field(
+        0.0, ge=0, description="price of a coded bit, in mean squares of the layer; 0: k-means, error alone"
+    )
     layers: list[str] = []
     exclude: list[str] = []
     per_layer: dict[str, int] = Field({}, description="layer name -> its own bits")

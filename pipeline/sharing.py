@@ -13,6 +13,7 @@ import torch
 from tersor.models.errors import BadInput
 from tersor.models.network import Form, Network
 from tersor.pipeline.layers import chosen_layers, matching
+from tersor.pipeline.rate_distortion import quantize
 from tersor.pipeline.recipe import Sharing
 
 BINS = 2048
@@ -39,21 +40,25 @@ def share_weights(network: Network, settings: Sharing) -> tuple[Network, dict[st
         weight, pruned = tensors[name], network.form(name).pruned
         if not bool(weight.isfinite().all()):
             raise BadInput("a weight is NaN or infinite", where=f"{where}, tensor {name!r}")
-        shared = _share(weight, count, pruned)
+        shared = _share(weight, count, pruned, settings.rate)
         error = float((shared - weight).double().square().mean().sqrt())
         rows.append({"tensor": name, "values": int(shared.unique().numel()), "rms_error": error})
         tensors[name], forms[name] = shared, Form("shared", pruned=pruned, bits=bits)
     return network.with_tensors(tensors, forms), {"layers": rows}
 
 
-def _share(weight: torch.Tensor, count: int, pruned: bool) -> torch.Tensor:
+def _share(weight: torch.Tensor, count: int, pruned: bool, rate: float) -> torch.Tensor:
     flat = weight.flatten().numpy()
     alive = flat != 0 if pruned else np.ones(flat.shape, dtype=bool)
     if not alive.any():
         return weight.clone()
-    centroids = kmeans_1d(flat[alive], count)
     shared = flat.copy()
-    shared[alive] = nearest(flat[alive], centroids)
+    if rate:
+        price = rate * float(np.square(flat[alive], dtype=np.float64).mean())
+        zeros = flat.size - int(alive.sum()) if pruned else None
+        shared[alive] = quantize(flat[alive], kmeans_1d(flat[alive], count), price, zeros)
+    else:
+        shared[alive] = nearest(flat[alive], kmeans_1d(flat[alive], count))
     return torch.from_numpy(shared).reshape(weight.shape)
 
 

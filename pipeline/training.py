@@ -187,6 +187,8 @@ class _Run:
         if path is None or not path.is_file():
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
+        if len(state["numbers"]) != 5:
+            return  # written before processor time was measured
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.best_loss, self.best_epoch, self.seconds, self.cpu_seconds = state["numbers"]

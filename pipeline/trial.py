@@ -97,7 +97,8 @@ def trial_metrics(stages: list[dict[str, Any]]) -> dict[str, Any]:
     trainings = [s["details"]["history"] for s in stages if s["details"].get("history")]
     numbers["seconds"] = sum(s["seconds"] for s in stages)
     numbers["training_seconds"] = sum(h[-1]["seconds"] for h in trainings)
-    numbers["training_cpu_seconds"] = sum(h[-1]["cpu_seconds"] for h in trainings)
+    if all("cpu_seconds" in h[-1] for h in trainings):  # stages cached before it was measured lack it
+        numbers["training_cpu_seconds"] = sum(h[-1]["cpu_seconds"] for h in trainings)
     numbers["epochs"] = sum(len(h) for h in trainings)
     if trainings:
         numbers["train_accuracy_fraction"] = trainings[-1][-1]["train_accuracy_fraction"]
