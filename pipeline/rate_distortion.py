@@ -2,7 +2,7 @@
 
 k-means makes the error small and gives every shared value about the same share of the weights, which is the
 worst case for an entropy coder. Entropy-constrained quantization (Chou, Lookabaugh and Gray 1989) minimises
-error + price x code length instead: rare values have to pay for themselves, and small weights may become zero.
+error + price x code length instead: rare values pay for themselves, and small weights may become zero.
 """
 
 import numpy as np

@@ -79,7 +79,7 @@ def _sampler(study: StudyFile, size: int) -> Any:
 def _round_size(study: StudyFile) -> int:
     if study.search.kind == "nsga2":
         return max(2, min(LARGEST_POPULATION, study.search.trials // FEWEST_GENERATIONS))
-    return study.workers or engine.default_workers()
+    return study.workers or max(1, engine.default_workers() // study.threads)
 
 
 def _ask(trial: Any, study: StudyFile) -> dict[str, Any]:

@@ -75,6 +75,11 @@ def _rounds(study: StudyFile, data: Path | None, yes: bool, records: list[Record
     yield from rounds(study, data, records)
 
 
+def workers_of(study: StudyFile) -> int:
+    """How many trials run at once: as many as the cores have room for, unless the study says."""
+    return study.workers or max(1, engine.default_workers() // study.threads)
+
+
 class _Run:
     """A study under way. untracked: why the tracking server no longer takes records."""
 
@@ -83,7 +88,7 @@ class _Run:
     ) -> None:
         self.study, self.runs, self.quiet = study, runs, quiet
         self.folder, self.sources = runs / "studies" / study.name, _source_digest(data)
-        self.workers = study.workers or engine.default_workers()
+        self.workers = workers_of(study)
         self.engine = study.engine
         self.records = records
         self.ended: dict[int, Record] = {}
@@ -93,12 +98,11 @@ class _Run:
 
     def round(self, points: Sequence[Point]) -> None:
         """Run the points without a finished record, time them one after another, append all records."""
-        threads = max(1, engine.default_workers() // self.workers)
-        jobs = [_job(self.study, point, self.runs, self.folder, threads, self.sources) for point in points]
+        jobs = [_job(self.study, point, self.runs, self.folder, self.sources) for point in points]
         self.ended = {job.number: found for job in jobs if (found := _finished(job)) is not None}
         new = [job for job in jobs if job.number not in self.ended]
         if new:
-            self._reach_engine(threads)
+            self._reach_engine()
             seconds = len(new) * 0.1  # rough: timing against training
             steps = [("trials", float(len(new)))] + ([("latency", seconds)] if self.study.latency else [])
             with Reporter(steps, quiet=self.quiet) as reporter:
@@ -155,10 +159,10 @@ class _Run:
             return open_tracker(self.study.name, self.study.tracking, self.runs)
         return open_tracker(self.study.name, "sqlite", self.runs)
 
-    def _reach_engine(self, threads: int) -> None:
+    def _reach_engine(self) -> None:
         """Connect at once: a cluster that is not there must not be noticed after an hour."""
         with self._or_local("trials run on this machine"):
-            engine.prepare(self.engine, self.workers, threads, self.study.address)
+            engine.prepare(self.engine, self.workers, self.study.threads, self.study.address)
             return
         self.engine = "local"
 
@@ -201,8 +205,8 @@ def shared_prefixes(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 _NOT_TRAINED = ("name", "deploy", "gates")
 
 
-def _job(study: StudyFile, point: Point, runs: Path, folder: Path, threads: int, sources: str) -> Job:
-    recipe = point.recipe.model_dump(mode="json") | {"threads": threads}
+def _job(study: StudyFile, point: Point, runs: Path, folder: Path, sources: str) -> Job:
+    recipe = point.recipe.model_dump(mode="json") | {"threads": study.threads}
     decides = {k: v for k, v in recipe.items() if k not in _NOT_TRAINED}
     versions = {package: _version(package) for package in PACKAGES}
     key = _digest([decides, study.test, versions, sources, _factory_digest(recipe["model"])])[:24]

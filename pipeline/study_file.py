@@ -103,7 +103,10 @@ class StudyFile(Settings):
     latency: Latency | None = None
     test: bool = Field(True, description="measure the finished networks on the test split too")
     engine: Literal["local", "ray"] = "local"
-    workers: Annotated[int, Field(ge=1)] | None = Field(None, description="default: one a core")
+    workers: Annotated[int, Field(ge=1)] | None = Field(None, description="default: cores / threads")
+    threads: int = Field(
+        1, ge=1, description="a trial's; part of what it is (sums round otherwise), unlike `workers`"
+    )
     address: str | None = Field(None, description="of a Ray cluster; default: a local one")
     tracking: str | None = Field(None, description="MLflow tracking URI, or `sqlite` for runs/mlflow.db")
     or_local: bool = Field(

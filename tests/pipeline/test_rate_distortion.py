@@ -1,4 +1,4 @@
-"""Entropy-constrained sharing: never worse than k-means in what it minimises, and a price of zero is k-means."""
+"""Entropy-constrained sharing: never worse than k-means in its objective; at price zero it is k-means."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tersor.pipeline.rate_distortion import quantize
 from tersor.pipeline.sharing import kmeans_1d, nearest
 
-values_strategy = st.lists(
-    st.floats(-4, 4, width=32).filter(lambda v: v != 0), min_size=1, max_size=60
-).map(lambda v: np.array(v, np.float32))
+values_strategy = st.lists(st.floats(-4, 4, width=32).filter(lambda v: v != 0), min_size=1, max_size=60).map(
+    lambda v: np.array(v, np.float32)
+)
 
 
 def objective(values: np.ndarray, shared: np.ndarray, price: float, zeros: int | None) -> float:
