@@ -81,8 +81,8 @@ class Reporter:
 
     def _time_left(self, done: float) -> str:
         worked = done - self.skipped
-        if worked <= 0:
-            return ""
+        if worked <= 0.02 * self.total:
+            return ""  # the first images of a training also pay for what is loaded: no measure of speed
         left = (time.monotonic() - self.started) * (self.total - done) / worked
         return f", about {left:.0f} s left"
 
