@@ -99,6 +99,8 @@ def text(value: Any) -> str:
         return value
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, list) and value and not any(isinstance(v, list | dict) for v in value):
+        return ", ".join(map(text, value))
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
