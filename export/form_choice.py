@@ -8,10 +8,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tersor.export.adaptive_form import encode_adaptive
 from tersor.export.bits import write_varint
 from tersor.export.byte_coding import compress
 from tersor.export.sparse_forms import (
@@ -23,9 +25,11 @@ from tersor.export.sparse_forms import (
     gap_class,
     gaps_between,
 )
-from tersor.export.tensor_coding import BITMAP, JOINT, POOLED, RAW, RELATIVE, STRINGS, VALUES, Piece
+from tersor.export.tensor_coding import ADAPTIVE, BITMAP, JOINT, POOLED, RAW, RELATIVE, STRINGS, VALUES, Piece
 from tersor.export.value_coding import MAX_CODEBOOK, Patterns, encode_values, split_planes
 from tersor.export.views import View, cropped, to_view
+
+Coder = Literal["huffman", "adaptive", "auto"]
 
 POOL_BYTES = 1 << 14
 """Larger pieces of general floats have code tables of their own; smaller ones share them in the pool."""
@@ -62,22 +66,44 @@ class Content:
     codebook: Patterns | None
 
 
-def encode_piece(piece: Piece, values: Patterns) -> bytes:
+def encode_piece(piece: Piece, values: Patterns, coder: Coder = "huffman") -> bytes:
     """Return a form byte (form | flags << 4) and the coded piece, at most 1 byte longer than the piece.
 
     Args:
         piece: the shape.
         values: [piece.count] patterns of piece.width bytes.
+        coder: "huffman"; "adaptive": context-adaptive range coding of every piece it can code; "auto": of
+            those that it makes smaller.
 
     A lone form byte POOLED means that the caller puts the piece's planes into the pool.
     """
-    candidates = sorted(_candidates(_content(piece, values)), key=lambda c: c.bits)
+    content = _content(piece, values)
+    candidates = sorted(_candidates(content), key=lambda c: c.bits)
     most = candidates[0].bits * 1.03 + _CLOSE_BITS
     best = min((_written(c) for c in candidates if c.bits <= most), key=len)
+    if coder != "huffman" and content.codebook is not None and len(content.others):
+        best = _adaptive(content, best if coder == "auto" else None) or best
     general = best[0] & 15 == RAW or (best[0] == VALUES and best[1] == 0)
     if general and piece.is_float and values.nbytes <= POOL_BYTES:
         return bytes([POOLED | _zero_planes(values) << 4])
     return best if len(best) <= values.nbytes else bytes([RAW]) + values.tobytes()
+
+
+def _adaptive(content: Content, best: bytes | None) -> bytes | None:
+    """Return the piece range-coded in the better of its views, or None if that is no shorter than `best`."""
+    view = View(content.piece.dims, 0)
+    smaller = cropped(view, content.positions)
+    views = [view, smaller] if smaller.size < 0.97 * view.size else [view]
+    most, found = content.values.nbytes if best is None else len(best) - 1, None
+    for tried in views:
+        positions, order = _sorted_in(tried, content)
+        sparse = Sparse(
+            tried, positions, content.others[order], content.default, content.codebook, content.piece.is_float
+        )
+        coded = encode_adaptive(sparse, most=most)
+        if coded is not None and len(coded) < most:
+            most, found = len(coded), bytes([ADAPTIVE | (tried.rows is not None) << 7]) + coded
+    return found
 
 
 def _written(candidate: Candidate) -> bytes:

@@ -8,9 +8,10 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from tersor.export.container import MAX_BYTES
+from tersor.export.form_choice import Coder
 from tersor.export.ledger import LedgerRow, inspect
 from tersor.export.packed_model import encode_fully, unpack_fully
 from tersor.models.errors import BadInput, FormatError, TersorError, Unavailable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LedgerRow", "PackReport", "inspect", "load", "pack", "pack_bytes", "unpack", "unpack_bytes"]
 
-CODERS = ("huffman",)
+CODERS = get_args(Coder)
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,14 @@ class PackReport:
         return self.original_bytes / self.packed_bytes
 
 
-def pack(onnx_path: str | Path, tsr_path: str | Path, *, coder: str = "huffman") -> PackReport:
+def pack(onnx_path: str | Path, tsr_path: str | Path, *, coder: Coder = "huffman") -> PackReport:
     """Pack a file without loss; any file will do, an ONNX file gets small.
 
     Args:
         onnx_path: the file to pack.
         tsr_path: the packed file, replaced in one step once it is complete.
-        coder: "huffman".
+        coder: "huffman"; "adaptive", context-adaptive range coding, smaller and slower to decode; "auto":
+            the smaller one for each tensor.
 
     Raises:
         BadInput: no such file, or an unknown coder.
@@ -53,7 +55,7 @@ def pack(onnx_path: str | Path, tsr_path: str | Path, *, coder: str = "huffman")
     _check_coder(coder)
     data = _read(onnx_path)
     size, sha256 = len(data), hashlib.sha256(data).hexdigest()
-    packed = encode_fully(data)
+    packed = encode_fully(data, coder)
     del data  # a large model is not held while it is unpacked again
     _check_lossless(packed, size, sha256)
     _write(tsr_path, packed)
@@ -72,7 +74,7 @@ def unpack(tsr_path: str | Path, onnx_path: str | Path, *, max_bytes: int = MAX_
     return len(data)
 
 
-def pack_bytes(data: bytes, *, coder: str = "huffman") -> bytes:
+def pack_bytes(data: bytes, *, coder: Coder = "huffman") -> bytes:
     """Return the packed file of `data`; checked by unpacking it again.
 
     Raises:
@@ -80,7 +82,7 @@ def pack_bytes(data: bytes, *, coder: str = "huffman") -> bytes:
         TersorError: unpacking gives other bytes, a bug of ours.
     """
     _check_coder(coder)
-    packed = encode_fully(data)
+    packed = encode_fully(data, coder)
     _check_lossless(packed, len(data), hashlib.sha256(data).hexdigest())
     return packed
 

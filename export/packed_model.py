@@ -20,7 +20,7 @@ from tersor.export.container import (
     read_container,
     write_container,
 )
-from tersor.export.form_choice import encode_piece
+from tersor.export.form_choice import Coder, encode_piece
 from tersor.export.onnx_spans import Layout, NotOnnx, Span, find_cuts, find_spans
 from tersor.export.tensor_coding import POOLED, Piece, decode_piece, split_pieces
 from tersor.export.value_coding import (
@@ -68,11 +68,11 @@ class Unpacked:
     records: tuple[PieceRecord, ...]
 
 
-def encode_fully(data: bytes) -> bytes:
+def encode_fully(data: bytes, coder: Coder = "huffman") -> bytes:
     """Return the packed file of any bytes; bytes that do not parse as ONNX become one blob."""
     view = memoryview(data)
     try:
-        sections = encode_model(view, find_spans(view))
+        sections = encode_model(view, find_spans(view), coder)
     except NotOnnx:
         sections = {BLOB: [compress(view)]}
     return write_container(len(data), zlib.crc32(data), sections)
@@ -101,7 +101,7 @@ def unpack_fully(data: bytes, *, max_bytes: int = MAX_BYTES) -> Unpacked:
     return Unpacked(original, container, layout, tuple(records))
 
 
-def encode_model(data: memoryview, layout: Layout) -> dict[int, list[bytes]]:
+def encode_model(data: memoryview, layout: Layout, coder: Coder) -> dict[int, list[bytes]]:
     """Return the sections, each in parts, of an ONNX file whose spans are known."""
     skeleton, coded = bytearray(), list[bytes]()
     pool: dict[int, list[list[NDArray[np.uint8]]]] = {width: [] for width in _WIDTHS}
@@ -111,7 +111,7 @@ def encode_model(data: memoryview, layout: Layout) -> dict[int, list[bytes]]:
         end = span.start + span.size
         for start, piece in _pieces(span):
             values = _patterns(data, start, piece)
-            block = encode_piece(piece, values)
+            block = encode_piece(piece, values, coder)
             if block[0] & 15 == POOLED:
                 pool[piece.width].append(split_planes(values, True)[: piece.width - (block[0] >> 4)])
             coded.append(block)

@@ -74,13 +74,13 @@ def gaps_between(positions: Positions) -> Positions:
     return np.diff(positions, prepend=-1) - 1
 
 
-def _head(sparse: Sparse, fineness: int) -> bytes:
+def write_head(sparse: Sparse, fineness: int) -> bytes:
     """Return masks, then one byte: fineness, and whether the default is stored because it is not zero."""
     stored = sparse.default.to_bytes(sparse.values.itemsize, "little") if sparse.default else b""
     return write_masks(sparse.view) + bytes([fineness | (sparse.default != 0) << 3]) + stored
 
 
-def _read_head(source: ByteReader, width: int) -> tuple[int, int]:
+def read_head(source: ByteReader, width: int) -> tuple[int, int]:
     """Return (fineness, default pattern)."""
     flags = source.byte()
     if flags > 15:
@@ -91,7 +91,7 @@ def _read_head(source: ByteReader, width: int) -> tuple[int, int]:
 def encode_relative(sparse: Sparse, fineness: int) -> bytes:
     """Return gap classes, their extra bits, and the values; see docs/format.md, "relative"."""
     classes, extra = gap_class(gaps := gaps_between(sparse.positions), fineness)
-    parts = [_head(sparse, fineness), write_varint(len(gaps))]
+    parts = [write_head(sparse, fineness), write_varint(len(gaps))]
     if len(gaps):
         parts.append(huffman.encode(_narrow(classes)))
         parts.append(pack_fields(gaps & ((1 << extra) - 1), extra))
@@ -104,17 +104,17 @@ def decode_relative(
 ) -> Patterns:
     """Return [n] patterns, n = product(dims); the inverse of `encode_relative`."""
     view = read_view(source, dims, flags & 7, bool(flags & 8))
-    fineness, default = _read_head(source, width)
+    fineness, default = read_head(source, width)
     count = source.varint(view.size)
     if not count:
-        return _place(source, view, np.zeros(0, np.int64), np.zeros(0, f"<u{width}"), default)
+        return place(source, view, np.zeros(0, np.int64), np.zeros(0, f"<u{width}"), default)
     classes, _ = huffman.decode(source, count, _class_count(view.size - 1, fineness))
     steps = _read_gaps(source, classes, fineness)
     steps += 1
     positions = np.cumsum(steps, dtype=np.int64)
     positions -= 1
     values, _ = decode_values(source, count, width, is_float)
-    return _place(source, view, positions, values, default)
+    return place(source, view, positions, values, default)
 
 
 def encode_bitmap(sparse: Sparse) -> bytes:
@@ -123,7 +123,7 @@ def encode_bitmap(sparse: Sparse) -> bytes:
     mask[sparse.positions] = True
     is_huffman, block = encode_bytes(np.packbits(mask))
     values = encode_values(sparse.values, sparse.codebook, sparse.is_float) if len(sparse.values) else b""
-    return _head(sparse, int(is_huffman)) + block + values
+    return write_head(sparse, int(is_huffman)) + block + values
 
 
 def decode_bitmap(
@@ -131,7 +131,7 @@ def decode_bitmap(
 ) -> Patterns:
     """Return [n] patterns, n = product(dims); the inverse of `encode_bitmap`."""
     view = read_view(source, dims, flags & 7, bool(flags & 8))
-    is_huffman, default = _read_head(source, width)
+    is_huffman, default = read_head(source, width)
     if is_huffman > 1:
         raise source.error("unknown form of a bitmap", is_huffman, "0 or 1")
     mask = np.unpackbits(decode_bytes(source, (view.size + 7) // 8, bool(is_huffman))).view(np.bool_)
@@ -141,7 +141,7 @@ def decode_bitmap(
     values = np.zeros(0, f"<u{width}")
     if len(positions):
         values = decode_values(source, len(positions), width, is_float)[0]
-    return _place(source, view, positions, values, default)
+    return place(source, view, positions, values, default)
 
 
 def encode_joint(sparse: Sparse, fineness: int) -> bytes:
@@ -160,7 +160,7 @@ def encode_joint(sparse: Sparse, fineness: int) -> bytes:
     runs, run_bits = (gaps - 1)[gaps > 0], extra[gaps > 0]
     return b"".join(
         (
-            _head(sparse, fineness),
+            write_head(sparse, fineness),
             write_varint(len(sparse.codebook)),
             write_codebook(sparse.codebook),
             write_varint(len(symbols)),
@@ -175,7 +175,7 @@ def decode_joint(
 ) -> Patterns:
     """Return [n] patterns, n = product(dims); the inverse of `encode_joint`."""
     view = read_view(source, dims, flags & 7, bool(flags & 8))
-    fineness, default = _read_head(source, width)
+    fineness, default = read_head(source, width)
     size = source.varint(MAX_CODEBOOK)
     if not size:
         raise source.error("joint coding without a codebook")
@@ -189,7 +189,7 @@ def decode_joint(
     steps = np.ones(count, np.int32)
     steps[is_run] += _read_gaps(source, symbols[is_run] - symbols.dtype.type(size), fineness)
     positions = np.cumsum(steps, dtype=np.int64)[~is_run] - 1
-    return _place(source, view, positions, codebook[symbols[~is_run]], default)
+    return place(source, view, positions, codebook[symbols[~is_run]], default)
 
 
 def _narrow(symbols: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
@@ -207,7 +207,7 @@ def _read_gaps(source: ByteReader, classes: NDArray[np.integer], fineness: int) 
     return start
 
 
-def _place(source: ByteReader, view: View, positions: Positions, values: Patterns, default: int) -> Patterns:
+def place(source: ByteReader, view: View, positions: Positions, values: Patterns, default: int) -> Patterns:
     """Return [n] patterns: `values` at `positions` of the view, the default elsewhere."""
     if len(positions) and int(positions[-1]) >= view.size:
         raise source.error("a value lies behind the end of its tensor", int(positions[-1]), f"< {view.size}")

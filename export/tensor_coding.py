@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tersor.export.adaptive_form import decode_adaptive
 from tersor.export.bits import ByteReader
 from tersor.export.byte_coding import decompress
 from tersor.export.sparse_forms import decode_bitmap, decode_joint, decode_relative
@@ -16,8 +17,17 @@ from tersor.export.value_coding import Patterns, decode_values, pattern_dtype
 MAX_PIECE = 3 << 19
 """Part of the format: most elements coded at once; it bounds what a decoder needs beside its output."""
 
-RAW, POOLED, VALUES, STRINGS, RELATIVE, BITMAP, JOINT = range(7)
-NAMES = ("raw", "byte-planes (pooled)", "raw-symbols", "lzma", "relative-index", "bitmap", "joint")
+RAW, POOLED, VALUES, STRINGS, RELATIVE, BITMAP, JOINT, ADAPTIVE = range(8)
+NAMES = (
+    "raw",
+    "byte-planes (pooled)",
+    "raw-symbols",
+    "lzma",
+    "relative-index",
+    "bitmap",
+    "joint",
+    "adaptive",
+)
 
 
 @dataclass(frozen=True)
@@ -79,4 +89,6 @@ def decode_piece(source: ByteReader, piece: Piece) -> tuple[Patterns | None, str
     raise source.error("unknown form of a tensor", form, f"0..{len(NAMES) - 1}")
 
 
-_SPARSE_DECODERS = {RELATIVE: decode_relative, BITMAP: decode_bitmap, JOINT: decode_joint}
+_SPARSE_DECODERS = {
+    RELATIVE: decode_relative, BITMAP: decode_bitmap, JOINT: decode_joint, ADAPTIVE: decode_adaptive,
+}  # fmt: skip

@@ -12,6 +12,7 @@ import typer
 from tersor.models.errors import FormatError, TersorError, Unavailable
 from tersor.pipeline import cli_study
 from tersor.pipeline.cli_options import (
+    CoderOption,
     DataOption,
     DistOption,
     JsonOption,
@@ -112,11 +113,11 @@ def benchmark(
 
 
 @app.command()
-def pack(onnx: Path, tsr: Path) -> None:
+def pack(onnx: Path, tsr: Path, coder: CoderOption = "huffman") -> None:
     """Pack any ONNX file, losslessly."""
     from tersor.export.pack import pack as pack_file
 
-    report = pack_file(onnx, tsr)
+    report = pack_file(onnx, tsr, coder=coder)
     ratio = report.original_bytes / report.packed_bytes
     typer.echo(f"{report.original_bytes:,} -> {report.packed_bytes:,} bytes ({ratio:.2f}x)")
 

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,10 @@ DataOption = Annotated[Path | None, typer.Option("--data", help="Where the data 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of runs and of the stage cache.")]
 DistOption = Annotated[Path, typer.Option("--dist", help="Folder of the bundles.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+CoderOption = Annotated[
+    Literal["huffman", "adaptive", "auto"],
+    typer.Option(help="adaptive: smaller, slower to decode; auto: the smaller one for each tensor."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 

@@ -22,6 +22,35 @@ class Augment(Settings):
     flip: bool = Field(False, description="mirror left-right with probability 1/2")
 
 
+class Ramp(Settings):
+    """Weights pruned by magnitude while the network trains: more with every step of the ramp."""
+
+    method: Literal["global", "level", "std"] = "global"
+    amount: float = Field(0.9, ge=0, description="at the end of the ramp; see the stage `sparsity`")
+    start: float = Field(0.0, ge=0, description="at its beginning; the zeros that are there stay anyway")
+    shape: Literal["cubic", "linear"] = Field("cubic", description="cubic: AGP, fast at first")
+    amounts: list[float] = Field([], description="one for each epoch instead of start, amount and shape")
+    epochs: int | None = Field(
+        None, ge=1, description="length of the ramp; default: two thirds of the training"
+    )
+    updates_per_epoch: int = Field(1, ge=1)
+    layers: list[str] = Field([], description="patterns; empty: all Conv and Linear layers")
+    exclude: list[str] = []
+    per_layer: dict[str, float] = Field({}, description="layer name -> its own final amount (level, std)")
+
+
+class Penalty(Settings):
+    """Sparse optimisation: what pulls weights of Conv and Linear layers to zero in training."""
+
+    kind: Literal["l1", "proximal", "trimmed_l1", "hard_threshold"]
+    weight: float = Field(
+        1e-5, ge=0, description="of the sum of magnitudes in the loss; not of hard_threshold"
+    )
+    keep: float = Field(
+        0.1, ge=0, le=1, description="fraction that is free (trimmed_l1) or kept (hard_threshold), per layer"
+    )
+
+
 class Training(Settings):
     """How a network is trained; shared by `train` and `tune`."""
 
@@ -43,6 +72,8 @@ class Training(Settings):
     stop_at_train_accuracy: Fraction | None = Field(
         None, description="stop after the first epoch with this accuracy on its training batches"
     )
+    ramp: Ramp | None = Field(None, description="prune weights while training")
+    penalty: Penalty | None = Field(None, description="sparse optimisation")
 
 
 class Train(Training):
@@ -61,6 +92,7 @@ class Tune(Training):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["one_cycle", "cosine", "constant"] = "cosine"
+    distill: Fraction = Field(0.0, description="share of the loss that compares with the baseline's outputs")
 
 
 class Load(Settings):
@@ -174,6 +206,9 @@ class Deploy(Settings):
     targets: list[Literal["cpu", "cuda"]] = ["cpu"]
     batches: list[Annotated[int, Field(ge=1)]] = [1, 64]
     threads: list[Annotated[int, Field(ge=1)]] = [1]
+    coder: Literal["huffman", "adaptive", "auto"] = Field(
+        "huffman", description="of model.tsr; adaptive: smaller, slower to decode; auto: the smaller a tensor"
+    )
     int8: bool = True
     int8_reduce_range: bool | None = Field(None, description="7-bit weights; default: if the CPU has no VNNI")
     lowbit: bool = True

@@ -114,7 +114,7 @@ def finish(recipe: Recipe, data: Data, run: Path, results: list[StageResult]) ->
         last = results[-1]
         replace_with_link(last.folder / "network.safetensors", new / "network.safetensors")
         replace_with_link(last.onnx, new / "model.onnx")
-        report = pack(last.onnx, new / "model.tsr")
+        report = pack(last.onnx, new / "model.tsr", coder=recipe.deploy.coder)
         write_recipe(recipe, new / "recipe.yaml")
         write_json(new / "environment.json", environment(recipe))
         digests = {

@@ -41,7 +41,8 @@ def seeds() -> list[tuple[bytes, bytes]]:
         b"The same words, the same words again. " * 40,
         np.random.default_rng(0).integers(0, 7, 40_000, np.uint8).tobytes(),
     ]
-    return [(data, pack_bytes(data)) for data in originals]
+    pairs = [(data, pack_bytes(data)) for data in originals]
+    return pairs + [(data, pack_bytes(data, coder="adaptive")) for data in originals[:2]]
 
 
 def mutate(rng: np.random.Generator, packed: bytes, other: bytes) -> bytearray:

@@ -33,8 +33,9 @@ def decoded(piece, block):
     st.integers(1, 40),
     st.integers(0, 2**32 - 1),
     st.booleans(),
+    st.sampled_from(["huffman", "adaptive", "auto"]),
 )
-def test_any_tensor_comes_back(width, dims, share, distinct, seed, zero_default):
+def test_any_tensor_comes_back(width, dims, share, distinct, seed, zero_default, coder):
     rng = np.random.default_rng(seed)
     dtype = np.dtype(f"<u{width}")
     values = rng.integers(0, 2 ** (8 * width) - 1, distinct, np.uint64).astype(dtype)
@@ -42,7 +43,7 @@ def test_any_tensor_comes_back(width, dims, share, distinct, seed, zero_default)
     count = int(np.prod(dims))
     tensor = np.where(rng.random(count) < share, rng.choice(values, count), default).astype(dtype)
     piece = Piece(tuple(dims), width, False)
-    block = encode_piece(piece, tensor)
+    block = encode_piece(piece, tensor, coder)
     assert np.array_equal(decoded(piece, block)[0], tensor)
     assert len(block) <= tensor.nbytes + 1
 
@@ -69,7 +70,8 @@ def test_every_form_holds_a_sparse_tensor():
     many = rng.normal(0, 1, (90, 200)).astype(np.float32)
     assert forms_of(many) == {"raw", "byte-planes"}
     assert "lzma" in forms_of(np.tile(rng.integers(0, 255, 500).astype(np.uint8), 20), False)
-    assert set(NAMES) | {"byte-planes"} == shared | {"lzma", "byte-planes (pooled)"}
+    rest = {"lzma", "byte-planes (pooled)", "adaptive"}  # adaptive: test_adaptive.py
+    assert set(NAMES) | {"byte-planes"} == shared | rest
 
 
 @pytest.mark.parametrize("axis", [0, 1])
