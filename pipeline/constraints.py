@@ -5,6 +5,8 @@ trained through a straight-through estimator. `torch.nn.utils.parametrize` does 
 away to plain tensors.
 """
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -113,11 +115,16 @@ class KeepGrid(nn.Module):
         return weight
 
 
-def constrain(module: nn.Module, network: Network) -> list[str]:
+def constrain(module: nn.Module, network: Network, *, but: Collection[str] = ()) -> list[str]:
     """Put the constraints that the network's weights and forms express onto `module`, in place.
 
     Only weights of Conv and Linear layers are looked at: biases and BatchNorm vectors are full of
     zeros and ones that mean nothing.
+
+    Args:
+        module: of the network.
+        network: whose forms say what to keep.
+        but: tensors that are left free.
 
     Returns:
         The names of the constrained tensors.
@@ -125,7 +132,7 @@ def constrain(module: nn.Module, network: Network) -> list[str]:
     constrained = []
     for layer_name, layer in module.named_modules():
         name = f"{layer_name}.weight"
-        if not is_weight(layer) or name not in network.tensors:
+        if not is_weight(layer) or name not in network.tensors or name in but:
             continue
         form, weight = network.form(name), layer.weight.detach()
         keeper: nn.Module | None = None

@@ -50,12 +50,12 @@ def chosen_layers(network: Network, patterns: Sequence[str], exclude: Sequence[s
     return [name for name in layers if name in chosen]
 
 
-def check_patterns(network: Network, settings: Any) -> None:
-    """Check that every pattern of a stage that works on weights matches a layer.
+def check_patterns(network: Network, settings: Any, where: str | None = None) -> None:
+    """Check that every pattern of a stage that works on weights matches a layer; `where` is for the message.
 
     Raises:
         BadInput: as `chosen_layers`.
     """
-    where = f"stage `{settings.name}`"
+    where = where or f"stage `{settings.name}`"
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
     matching(layers, getattr(settings, "per_layer", {}), where)

@@ -1,5 +1,6 @@
 """The recipe: one YAML file, one typed model per stage's settings."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,19 @@ class Ramp(Settings):
     exclude: list[str] = []
     per_layer: dict[str, float] = Field({}, description="layer name -> its own final amount (level, std)")
 
+    @model_validator(mode="after")
+    def _sound(self) -> "Ramp":
+        given = [self.amount, self.start, *self.amounts, *self.per_layer.values()]
+        if self.method != "std" and not all(0 <= amount <= 1 for amount in given):
+            raise ValueError(
+                f"amounts are fractions of the weights for method {self.method}: 0 <= amount <= 1"
+            )
+        if self.method == "global" and self.per_layer:
+            raise ValueError("per_layer needs method level or std: global ranks all layers together")
+        if any(later < earlier for earlier, later in pairwise(self.amounts)):
+            raise ValueError("amounts must not fall: pruned weights stay pruned")
+        return self
+
 
 class Penalty(Settings):
     """Sparse optimisation: what pulls weights of Conv and Linear layers to zero in training."""
@@ -74,6 +88,14 @@ class Training(Settings):
     )
     ramp: Ramp | None = Field(None, description="prune weights while training")
     penalty: Penalty | None = Field(None, description="sparse optimisation")
+
+    @model_validator(mode="after")
+    def _ramp_fits(self) -> "Training":
+        if self.ramp is not None and max(self.ramp.epochs or 0, len(self.ramp.amounts)) > self.epochs:
+            raise ValueError(
+                f"the ramp is longer than the training of {self.epochs} epochs: it would not end"
+            )
+        return self
 
 
 class Train(Training):
@@ -130,20 +152,25 @@ class Sparsity(PerLayer):
     """Set small weights of Conv and Linear layers to zero.
 
     method `std`: |w| < amount x standard deviation of the layer. `level`: the fraction `amount` of each
-    layer. `global`: the fraction `amount` of all layers together, by magnitude.
+    layer. `global`: the fraction `amount` of all layers together, by magnitude. `n_of_m`: `keep` of every
+    `of` weights along the inputs stay.
     """
 
     stage: Literal["sparsity"]
     name: Name = "sparsity"
-    method: Literal["std", "level", "global"] = "std"
+    method: Literal["std", "level", "global", "n_of_m"] = "std"
     amount: float = Field(1.0, ge=0)
+    keep: int = Field(2, ge=1, description="of n_of_m: weights that stay in each group of `of`")
+    of: int = Field(4, ge=2)
     layers: list[str] = Field([], description="patterns; empty: all Conv and Linear layers")
     exclude: list[str] = []
     per_layer: dict[str, float] = Field({}, description="layer name -> its own amount")
 
     @model_validator(mode="after")
     def _fraction(self) -> "Sparsity":
-        if self.method != "std" and not 0 <= self.amount <= 1:
+        if self.method == "n_of_m" and self.keep >= self.of:
+            raise ValueError(f"keep ({self.keep}) must be below of ({self.of})")
+        if self.method in ("level", "global") and not 0 <= self.amount <= 1:
             raise ValueError(
                 f"amount is a fraction of the weights for method {self.method}: 0 <= amount <= 1"
             )

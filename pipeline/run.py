@@ -4,6 +4,7 @@ Resume and run are one thing: a stage whose result is in the cache is taken from
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -55,23 +56,30 @@ def run_stages(recipe: Recipe, data: Data, store: Store, reporter: Reporter) -> 
     digest, results = "start", list[StageResult]()
     for index in range(len(recipe.stages)):
         digest = digest_of(stage_identity(recipe, index, data.digest(), digest, versions()))
-        before = results[-1] if results else None
         with reporter.step() as tell:
-            results.append(store.find(digest) or compute(recipe, data, store, index, digest, before, tell))
+            results.append(store.find(digest) or compute(recipe, data, store, index, digest, results, tell))
             tell(1.0, summary(results[-1]))
     return results
 
 
 def compute(
-    recipe: Recipe, data: Data, store: Store, index: int, digest: str, before: StageResult | None, tell: Tell
+    recipe: Recipe,
+    data: Data,
+    store: Store,
+    index: int,
+    digest: str,
+    done: Sequence[StageResult],
+    tell: Tell,
 ) -> StageResult:
     """Run one stage in its working folder, measure its result, and put both into the cache."""
+    before = done[-1] if done else None
     settings, began = recipe.stages[index], time.monotonic()
     with store.working_folder(digest, lambda: tell(0.0, "waiting for another run's same stage")) as folder:
         if (ready := store.find(digest)) is not None:
             return ready  # another process finished it while this one waited
         start = before.network() if before else checked_start(recipe, data, tell)
-        context = Context(recipe, data, stage_seed(recipe, index), folder / CHECKPOINT, tell)
+        baseline = done[0].network if done else None
+        context = Context(recipe, data, stage_seed(recipe, index), folder / CHECKPOINT, tell, baseline)
         network, details = STAGES[settings.stage][1](start, settings, context)
         seconds = time.monotonic() - began
         validation = Images.of(data.validation, data.preprocessing)
@@ -95,6 +103,8 @@ def checked_start(recipe: Recipe, data: Data, tell: Tell) -> Network:
             try_structure(start, settings)
         elif settings.stage in ("sparsity", "sharing", "linear"):
             check_patterns(start, settings)
+        elif settings.stage in ("train", "tune") and settings.ramp is not None:
+            check_patterns(start, settings.ramp, f"stage `{settings.name}`, ramp")
     if is_file_definition(recipe.model):
         tell(0.0, "checking that it can be exported")
         with TemporaryDirectory() as folder:

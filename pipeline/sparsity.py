@@ -15,7 +15,9 @@ def prune_weights(network: Network, settings: Sparsity) -> tuple[Network, dict[s
 
     method `std`: |w| < amount x std of the layer (R2's threshold). `level`: the fraction `amount` of each
     layer. `global`: the fraction `amount` over all chosen layers, ranked together. `per_layer` overrides
-    the amount of single layers (`std` and `level`). Ties go by position: the earlier weight is pruned.
+    the amount of single layers (`std` and `level`). `n_of_m`: of every `of` weights that follow each other
+    along the inputs, the `keep` largest stay (Mishra et al., arXiv:2104.08378); inputs that do not fill a
+    group stay dense. Ties go by position: the earlier weight is pruned.
 
     Returns:
         The network with forms marked as pruned, and per layer: weights, non-zeros, sparsity fraction.
@@ -27,15 +29,46 @@ def prune_weights(network: Network, settings: Sparsity) -> tuple[Network, dict[s
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
     matching(layers, settings.per_layer, where)
     weights = {f"{layer}.weight": network.tensors[f"{layer}.weight"] for layer in layers}
-    if settings.method == "global":
-        pruned = _prune_globally(weights, settings.amount)
+    own = {f"{layer}.weight": amount for layer, amount in settings.per_layer.items()}
+    if settings.method == "n_of_m":
+        pruned = {name: n_of_m(weight, settings.keep, settings.of) for name, weight in weights.items()}
     else:
-        amounts = {f"{layer}.weight": settings.per_layer.get(layer, settings.amount) for layer in layers}
-        prune = _below_std if settings.method == "std" else _lowest
-        pruned = {name: prune(weight, amounts[name]) for name, weight in weights.items()}
+        pruned = small_to_zero(weights, settings.method, settings.amount, own)
     forms = {name: replace(network.form(name), pruned=True) for name in pruned}
     result = network.with_tensors({**network.tensors, **pruned}, {**network.forms, **forms})
     return result, {"layers": sparsity_table(result)}
+
+
+def small_to_zero(
+    weights: dict[str, torch.Tensor], method: str, amount: float, own: dict[str, float]
+) -> dict[str, torch.Tensor]:
+    """Copies of the weights with the smallest of them zero.
+
+    Args:
+        weights: name -> float tensor.
+        method: `std`, `level`, `global`; see `prune_weights`.
+        amount: of all tensors that have none of their own.
+        own: name -> amount, for `std` and `level`.
+    """
+    if method == "global":
+        return _prune_globally(weights, amount)
+    prune = _below_std if method == "std" else _lowest
+    return {name: prune(weight, own.get(name, amount)) for name, weight in weights.items()}
+
+
+def n_of_m(weight: torch.Tensor, keep: int, of: int) -> torch.Tensor:
+    """A copy with all but the `keep` largest of every `of` weights along dimension 1 zero.
+
+    Args:
+        weight: float (outputs, inputs, ...); the last inputs mod `of` inputs stay as they are.
+        keep: at most `of`.
+        of: size of a group.
+    """
+    whole = weight.shape[1] // of * of
+    groups = weight[:, :whole].transpose(1, -1).unflatten(-1, (-1, of))
+    rank = groups.abs().argsort(dim=-1, stable=True).argsort(dim=-1)
+    kept = torch.where(rank >= of - keep, groups, 0.0).flatten(-2).transpose(1, -1)
+    return torch.cat([kept, weight[:, whole:]], 1)
 
 
 def sparsity_table(network: Network) -> list[dict[str, Any]]:

@@ -40,16 +40,20 @@ class Context:
     seed: int
     checkpoint: Path
     progress: Progress
+    baseline: Callable[[], Network] | None = None
+    """The first stage's result; None in the first stage."""
 
 
 def train(start: Network, settings: Any, context: Context) -> Result:
     """Train or fine-tune; constraints are read off the weights."""
+    distilled = getattr(settings, "distill", 0.0) and context.baseline is not None
     return fit(
         start,
         settings,
         context.data,
         seed=context.seed,
         device=context.recipe.device,
+        teacher=context.baseline() if distilled and context.baseline else None,
         checkpoint=context.checkpoint,
         progress=context.progress,
     )

@@ -14,18 +14,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from tersor.models.errors import TersorError
 from tersor.models.network import Network
+from tersor.pipeline.augmentation import augment
 from tersor.pipeline.constraints import bake, constrain
 from tersor.pipeline.data import Data
 from tersor.pipeline.evaluation import Images, autocast, evaluate
-from tersor.pipeline.recipe import Augment, Training
+from tersor.pipeline.optimization import learning_rate, make_optimizer
+from tersor.pipeline.recipe import Training
+from tersor.pipeline.sparse_training import SparseTraining
 
 Progress = Callable[[float, str], None]
 """Told the fraction done (0 to 1) and a few words."""
+TEMPERATURE = 4.0
+"""Softens the outputs that distillation compares."""
 
 
 def fit(
@@ -35,6 +40,7 @@ def fit(
     *,
     seed: int,
     device: str = "cpu",
+    teacher: Network | None = None,
     checkpoint: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> tuple[Network, dict[str, Any]]:
@@ -46,6 +52,7 @@ def fit(
         data: trains on `data.train`, watches `data.validation`; the test split is not read.
         seed: of shuffling, augmentation and dropout.
         device: `cpu` or `cuda`.
+        teacher: whose outputs a `tune` with `distill` compares with.
         checkpoint: file written after every epoch and resumed from when it exists.
         progress: told fraction done, epoch and accuracy.
 
@@ -55,7 +62,7 @@ def fit(
     Raises:
         TersorError: the loss is no longer a number.
     """
-    run = _Run(network, settings, data, seed, device)
+    run = _Run(network, settings, data, seed, device, teacher)
     run.resume(checkpoint)
     while run.epoch < settings.epochs and not run.stopped():
         run.one_epoch(progress)
@@ -67,14 +74,27 @@ def fit(
 class _Run:
     """The state of one training; everything that a checkpoint must hold is in `_state`."""
 
-    def __init__(self, network: Network, settings: Training, data: Data, seed: int, device: str) -> None:
+    def __init__(
+        self,
+        network: Network,
+        settings: Training,
+        data: Data,
+        seed: int,
+        device: str,
+        teacher: Network | None,
+    ) -> None:
         self.network, self.settings, self.seed, self.device = network, settings, seed, device
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.module = network.module().to(device, memory_format=memory_format)
-        self.constrained = constrain(self.module, network)
+        self.sparse = SparseTraining(self.module, network, settings)
+        self.constrained = constrain(self.module, network, but=self.sparse.names)
+        self.share = getattr(settings, "distill", 0.0) if teacher is not None else 0.0
+        self.teacher = (
+            teacher.module().to(device, memory_format=memory_format) if teacher is not None else None
+        )
         self.train = Images.of(data.train, data.preprocessing, device)
         self.validation = Images.of(data.validation, data.preprocessing, device)
-        self.optimizer = _optimizer(self.module, settings)
+        self.optimizer = make_optimizer(self.module, settings)
         self.batches = math.ceil(len(self.train) / settings.batch_size)
         self.epoch, self.history = 0, list[dict[str, float]]()
         self.best_loss, self.best_epoch = math.inf, 0
@@ -92,6 +112,7 @@ class _Run:
             if len(chosen) == 1 and self.batches > 1:
                 continue  # BatchNorm has no variance over a single image
             self._set_rate(self.epoch * self.batches + step)
+            self.sparse.before_step(self.epoch * self.batches + step, self.batches)
             inputs = augment(self.train.inputs[chosen], self.settings.augment, generator)
             loss, hits = self._step(inputs, self.train.labels[chosen])
             self._check(loss, step)
@@ -111,6 +132,7 @@ class _Run:
                 "validation_accuracy_fraction": found.accuracy_fraction,
                 "seconds": round(self.seconds, 3),
                 "cpu_seconds": round(self.cpu_seconds, 3),
+                **self.sparse.sparsity(),
             }
         )
         self._remember_best(found.loss)
@@ -123,10 +145,23 @@ class _Run:
         with autocast(self.device, self.settings.precision):
             logits = self.module(inputs)
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)
+        if self.share:
+            loss = (1 - self.share) * loss + self.share * self._distance(logits, inputs)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.sparse.after_backward()
         self.optimizer.step()
+        self.sparse.after_step(self.optimizer.param_groups[0]["lr"])
         return float(loss.detach()), int((logits.detach().argmax(1) == labels).sum())
+
+    def _distance(self, logits: Tensor, inputs: Tensor) -> Tensor:
+        """Softened outputs against the teacher's (Hinton, Vinyals and Dean, arXiv:1503.02531)."""
+        assert self.teacher is not None
+        with torch.no_grad(), autocast(self.device, self.settings.precision):
+            wanted = self.teacher(inputs).float()
+        ours = functional.log_softmax(logits.float() / TEMPERATURE, 1)
+        theirs = functional.log_softmax(wanted / TEMPERATURE, 1)
+        return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * TEMPERATURE**2
 
     def _check(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):
@@ -166,7 +201,8 @@ class _Run:
             self.module.load_state_dict(self.best)
         bake(self.module)
         details = {"epochs": self.epoch, "history": self.history, "constrained": self.constrained}
-        return self.network.with_module(self.module.to(memory_format=torch.contiguous_format)), details
+        plain = self.network.with_module(self.module.to(memory_format=torch.contiguous_format))
+        return plain.with_tensors(plain.tensors, self.sparse.forms(plain)), details
 
     def save(self, path: Path) -> None:
         """Write the state to a temporary name, then rename."""
@@ -190,54 +226,10 @@ class _Run:
         if len(state["numbers"]) != 5:
             return  # written before processor time was measured
         self.module.load_state_dict(state["module"])
+        self.sparse.resumed()
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.best_loss, self.best_epoch, self.seconds, self.cpu_seconds = state["numbers"]
         self.history, self.best = state["history"], state["best"]
-
-
-def augment(images: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
-    """Shift and mirror a batch (N, C, H, W) at random; each image is drawn for itself."""
-    count, _, height, width = images.shape
-    device, pad = images.device, settings.shift_pixels
-    if pad:
-        padded = functional.pad(images, (pad, pad, pad, pad), value=0.0)
-        down, right = torch.randint(0, 2 * pad + 1, (2, count), generator=generator).to(device)
-        rows = (down[:, None] + torch.arange(height, device=device))[:, None, :, None]
-        columns = (right[:, None] + torch.arange(width, device=device))[:, None, None, :]
-        which = torch.arange(count, device=device)[:, None, None, None]
-        channels = torch.arange(images.shape[1], device=device)[None, :, None, None]
-        images = padded[which, channels, rows, columns]
-    if settings.flip:
-        mirrored = torch.rand(count, generator=generator).lt(0.5).to(device)
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    return images
-
-
-def learning_rate(settings: Training, step: int, steps: int) -> float:
-    """The rate at a step of `steps`; one_cycle: linear warm-up over 30 %, then cosine."""
-    peak, at = settings.learning_rate, step / max(1, steps)
-    if settings.schedule == "constant":
-        return peak
-    if settings.schedule == "one_cycle":
-        if at < 0.3:
-            return peak * (0.04 + 0.96 * at / 0.3)
-        at = (at - 0.3) / 0.7
-    return peak * (0.5 * (1 + math.cos(math.pi * at)) + 1e-4)
-
-
-def _optimizer(module: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """Weight decay acts on tensors of rank 2 and more: not on biases, BatchNorm or codebooks."""
-    decayed = [p for p in module.parameters() if p.dim() >= 2]
-    others = [p for p in module.parameters() if p.dim() < 2]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    groups = [g for g in groups if g["params"]]
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=settings.learning_rate)
-    nesterov = settings.nesterov and settings.momentum > 0
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov)
 
 
 def _mix(seed: int, epoch: int) -> int:

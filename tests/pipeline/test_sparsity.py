@@ -75,3 +75,27 @@ def test_pattern_without_a_layer_is_told_with_a_suggestion() -> None:
 def test_nothing_left_is_told() -> None:
     with pytest.raises(BadInput, match="no layer is left"):
         pruned(make(), exclude=["*"])
+
+
+@pytest.mark.parametrize(("keep", "of"), [(2, 4), (1, 3)])
+def test_n_of_m_keeps_the_largest_of_every_group_along_the_inputs(keep: int, of: int) -> None:
+    net = make()
+    after = pruned(net, method="n_of_m", keep=keep, of=of)
+    for name in ("conv2.0.weight", "fc1.weight"):
+        before, weight = net.tensors[name], after.tensors[name]
+        inputs = before.shape[1]
+        assert inputs >= of
+        for start in range(0, inputs // of * of, of):
+            group, left = before[:, start : start + of].abs(), weight[:, start : start + of]
+            assert bool((left.ne(0).sum(1) == keep).all())
+            smallest = torch.where(left != 0, group, torch.inf).amin(1)
+            assert bool((torch.where(left == 0, group, 0).amax(1) <= smallest).all())
+        rest = inputs // of * of
+        assert torch.equal(weight[:, rest:], before[:, rest:])
+    # one input channel: no group
+    assert torch.equal(after.tensors["conv1.0.weight"], net.tensors["conv1.0.weight"])
+
+
+def test_n_of_m_must_leave_less_than_the_group() -> None:
+    with pytest.raises(ValueError, match=r"keep \(4\) must be below of \(4\)"):
+        Sparsity(stage="sparsity", method="n_of_m", keep=4)

@@ -12,9 +12,11 @@ from nets import blobs, make
 
 from tersor.models.errors import TersorError
 from tersor.models.network import Form
+from tersor.pipeline.augmentation import augment
 from tersor.pipeline.evaluation import Images, evaluate, reestimate_batch_norm
+from tersor.pipeline.optimization import learning_rate
 from tersor.pipeline.recipe import Augment, Train
-from tersor.pipeline.training import augment, fit, learning_rate
+from tersor.pipeline.training import fit
 
 
 def settings_of(**changes: object) -> Train:

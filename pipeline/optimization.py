@@ -1,0 +1,35 @@
+"""The optimizer and its learning rate, as a recipe names them."""
+
+import math
+
+import torch
+from torch import nn
+
+from tersor.pipeline.recipe import Training
+
+
+def learning_rate(settings: Training, step: int, steps: int) -> float:
+    """The rate at a step of `steps`; one_cycle: linear warm-up over 30 %, then cosine."""
+    peak, at = settings.learning_rate, step / max(1, steps)
+    if settings.schedule == "constant":
+        return peak
+    if settings.schedule == "one_cycle":
+        if at < 0.3:
+            return peak * (0.04 + 0.96 * at / 0.3)
+        at = (at - 0.3) / 0.7
+    return peak * (0.5 * (1 + math.cos(math.pi * at)) + 1e-4)
+
+
+def make_optimizer(module: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """Weight decay acts on tensors of rank 2 and more: not on biases, BatchNorm or codebooks."""
+    decayed = [p for p in module.parameters() if p.dim() >= 2]
+    others = [p for p in module.parameters() if p.dim() < 2]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    groups = [g for g in groups if g["params"]]
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=settings.learning_rate)
+    nesterov = settings.nesterov and settings.momentum > 0
+    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov)
