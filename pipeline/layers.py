@@ -15,13 +15,13 @@ def weight_layers(network: Network) -> list[str]:
     return [name for name, layer in network.module().named_modules() if is_weight(layer)]
 
 
-def matching(layers: Sequence[str], patterns: Iterable[str], where: str) -> set[str]:
+def matching(layers: Iterable[str], patterns: Iterable[str], where: str) -> set[str]:
     """Layers that match any of the shell patterns.
 
     Raises:
         BadInput: a pattern matches nothing; near names are suggested.
     """
-    found: set[str] = set()
+    found, layers = set[str](), list(layers)
     for pattern in patterns:
         hits = fnmatch.filter(layers, pattern)
         if not hits:

@@ -5,6 +5,7 @@ histogram comes from dynamic programming (Wang and Song 2011, Ckmeans.1d.dp) wit
 the monotone split points; Lloyd steps on sorted prefix sums then polish it on the values themselves.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,15 @@ BINS = 2048
 """Histogram bins of the dynamic programme; on trained weights the polish hides what they round away."""
 
 
-def share_weights(network: Network, settings: Sharing) -> tuple[Network, dict[str, Any]]:
+def share_weights(
+    network: Network, settings: Sharing, prices: Mapping[str, float] | None = None
+) -> tuple[Network, dict[str, Any]]:
     """Replace the weights of each chosen layer by its centroids.
+
+    Args:
+        network: what is shared.
+        settings: how many values; a `rate` that is a number is a price in each layer's mean square.
+        prices: of a coded bit for each tensor, in squared weights, instead of `rate`.
 
     Returns:
         The network with forms `shared`, and per layer: values, root mean square error.
@@ -40,21 +48,28 @@ def share_weights(network: Network, settings: Sharing) -> tuple[Network, dict[st
         weight, pruned = tensors[name], network.form(name).pruned
         if not bool(weight.isfinite().all()):
             raise BadInput("a weight is NaN or infinite", where=f"{where}, tensor {name!r}")
-        shared = _share(weight, count, pruned, settings.rate)
+        price = prices[name] if prices is not None else _price(weight, pruned, settings.rate)
+        shared = _share(weight, count, pruned, price)
         error = float((shared - weight).double().square().mean().sqrt())
         rows.append({"tensor": name, "values": int(shared.unique().numel()), "rms_error": error})
         tensors[name], forms[name] = shared, Form("shared", pruned=pruned, bits=bits)
     return network.with_tensors(tensors, forms), {"layers": rows}
 
 
-def _share(weight: torch.Tensor, count: int, pruned: bool, rate: float) -> torch.Tensor:
+def _price(weight: torch.Tensor, pruned: bool, rate: float | str) -> float:
+    if isinstance(rate, str):
+        raise ValueError("rate: auto needs data: call share_at_a_price")
+    alive = weight[weight != 0] if pruned else weight
+    return rate * float(alive.double().square().mean()) if alive.numel() else 0.0
+
+
+def _share(weight: torch.Tensor, count: int, pruned: bool, price: float) -> torch.Tensor:
     flat = weight.flatten().numpy()
     alive = flat != 0 if pruned else np.ones(flat.shape, dtype=bool)
     if not alive.any():
         return weight.clone()
     shared = flat.copy()
-    if rate:
-        price = rate * float(np.square(flat[alive], dtype=np.float64).mean())
+    if price:
         zeros = flat.size - int(alive.sum()) if pruned else None
         shared[alive] = quantize(flat[alive], kmeans_1d(flat[alive], count), price, zeros)
     else:

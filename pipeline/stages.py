@@ -25,6 +25,7 @@ from tersor.pipeline.recipe import Recipe
 from tersor.pipeline.sharing import share_weights
 from tersor.pipeline.sparsity import prune_weights
 from tersor.pipeline.training import Progress, fit
+from tersor.pipeline.vectors import round_vectors
 
 Result = tuple[Network, dict[str, Any]]
 
@@ -101,10 +102,21 @@ def share(start: Network, settings: Any, context: Context) -> Result:
     """Replace weights by few shared values."""
     if settings.sensitivity:
         amounts, points = _by_sensitivity(start, settings, context, "sharing", range(1, settings.bits + 1))
-        settings = settings.model_copy(update={"per_layer": {k: int(v) for k, v in amounts.items()}})
-        shared, details = share_weights(start, settings)
+        settings = settings.model_copy(
+            update={"per_layer": {k: int(v) for k, v in amounts.items()}, "sensitivity": None}
+        )
+        shared, details = share(start, settings, context)
         return shared, {**details, "amounts": amounts, "sensitivity": points}
+    if settings.rate == "auto" or settings.pays == "network":
+        from tersor.pipeline.allocation import share_at_a_price
+
+        return share_at_a_price(start, settings, context.data, seed=context.seed, progress=context.progress)
     return share_weights(start, settings)
+
+
+def round_batch_norm_and_biases(start: Network, settings: Any, _context: Context) -> Result:
+    """Fold BatchNorm's statistics, and round what is left and the biases."""
+    return round_vectors(start, settings)
 
 
 def quantize(start: Network, settings: Any, context: Context) -> Result:
@@ -144,6 +156,7 @@ STAGES: dict[str, tuple[int, Callable[[Network, Any, Context], Result]]] = {
     "sparsity": (1, prune_small_weights),
     "sharing": (1, share),
     "linear": (1, quantize),
+    "vectors": (1, round_batch_norm_and_biases),
 }
 """kind -> (version of its result, function)."""
 
