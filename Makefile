@@ -16,12 +16,12 @@ OPTIONS = $(if $(DATA),--data "$(DATA)") $(foreach s,$(SET),--set '$(s)')
 
 STUDY ?= studies/sparsity-sweep.yaml
 
-.PHONY: help setup compress deploy benchmark report verify study table-r5 test test-cluster lint clean
+.PHONY: help setup compress deploy benchmark report verify study table-r1 table-r3 table-r5 verify-results test test-cluster lint clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-15s %s\n", $$1, $$2}'
 	@echo "  variables: RECIPE=recipes/digits.yaml DATA=path SET='name.setting=value ...' BUNDLE=dist/name EXTRA=cpu|gpu"
 
 setup: $(DEV) ## make .venv and install everything into it (what is needed comes by itself on first use)
@@ -64,6 +64,9 @@ table-r3: $(READY) ## report R3's grid of 72 networks beside ours (DATA: folder 
 
 table-r5: $(READY) ## report R5's table beside ours (DATA: folder with MNIST)
 	@$(BIN)/tersor table-r5 --data "$(DATA)" --out docs/table-r5.md
+
+verify-results: $(READY) ## measure bytes and accuracy of results/ again, without training (DATA)
+	@$(BIN)/tersor verify-results $(if $(DATA),--data "$(DATA)")
 
 test: $(DEV) ## run all tests
 	@$(BIN)/python -m pytest

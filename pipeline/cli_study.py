@@ -16,7 +16,8 @@ from tersor.pipeline.cli_options import (
     print_table,
 )
 
-RUNS = Path("runs")
+RUNS, RESULTS = Path("runs"), Path("results")
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of the kept results.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +28,8 @@ def register(app: typer.Typer) -> None:
     app.command("table-r1")(table_r1)
     app.command("table-r3")(table_r3)
     app.command("table-r5")(table_r5)
+    app.command()(keep)
+    app.command("verify-results")(verify_results)
 
 
 def sensitivity(
@@ -167,3 +170,24 @@ def _tell_table(report: str, rows: list[dict[str, Any]], text: str, out: Path | 
         with writing(out):
             out.write_text(f"# Report {report}'s table\n\nMade by `{command}`.\n\n{text}", encoding="utf-8")
     print_json(rows) if as_json else typer.echo(text)
+
+
+def keep(
+    run: Annotated[Path, typer.Argument(help="A finished run, such as runs/mnist-deep.")],
+    data: DataOption = None,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Keep a run's packed file, recipe and figures in results/, to be re-measured without training."""
+    from tersor.pipeline.results import keep as keep_run
+
+    typer.echo(str(keep_run(run, results, data)))
+
+
+def verify_results(data: DataOption = None, results: ResultsOption = RESULTS) -> None:
+    """Measure bytes and accuracy of all kept results again."""
+    from tersor.export.verify import raise_if_broken
+    from tersor.pipeline.results import recheck_all, table
+
+    checked = recheck_all(results, data)
+    typer.echo(table(checked))
+    raise_if_broken([check for _, checks in checked for check in checks])

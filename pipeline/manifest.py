@@ -49,7 +49,7 @@ def make_manifest(
         "created_by": "tersor deploy",
         "licence": "Apache-2.0",
         "recipe": without_paths(recipe),
-        "data": _data(recipe, data),
+        "data": data_entry(recipe, data),
         "classes": list(data.classes),
         "preprocessing": asdict(data.preprocessing),
         "input": {"name": "input", "shape": ["batch", *data.input_shape], "dtype": "float32"},
@@ -89,7 +89,7 @@ def _entry(shipped: "Shipped", latency: Sequence[Mapping[str, Any]]) -> dict[str
     }
 
 
-def _data(recipe: Recipe, data: Data) -> dict[str, Any]:
+def data_entry(recipe: Recipe, data: Data) -> dict[str, Any]:
     """What `verify` needs to cut the same test split from the same data."""
     settings = recipe.data.model_dump(mode="json", exclude={"path"})
     sizes = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
