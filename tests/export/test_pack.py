@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -285,3 +286,13 @@ def test_a_coder_that_loses_something_is_caught(monkeypatch):
     monkeypatch.setattr(packed_model, "compress", lambda data: b"\x00" + bytes(len(data)))
     with pytest.raises(TersorError, match=r"packing lost something|CRC-32"):
         packing.pack_bytes(b"not a model")
+
+
+def test_every_model_of_onnx_own_test_data_comes_back():
+    root = Path(onnx.__file__).parent / "backend/test/data"
+    files = sorted(root.rglob("*.onnx"))
+    assert len(files) >= 100
+    for file in files:
+        data = file.read_bytes()
+        for coder in ("huffman", "auto"):
+            assert packing.unpack_bytes(packing.pack_bytes(data, coder=coder)) == data, file

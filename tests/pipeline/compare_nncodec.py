@@ -1,0 +1,103 @@
+"""Our file against NNCodec's for the same trained and pruned network. Not collected by pytest.
+
+NNCodec needs numpy below 2 and therefore an environment of its own:
+    uv venv other && uv pip install --python other/bin/python nncodec==2.1.3 'numpy<2' torch==2.13.0
+    python tests/pipeline/compare_nncodec.py RUN/02-prune --recipe RECIPE --data DATA --other other/bin/python
+
+NNCodec's size is its bit stream alone; ours is the whole packed ONNX file, graph included. Neither is tuned
+afterwards. Both are swept over their step size and judged on the validation split; test accuracy is shown.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+
+def encode_theirs(source: Path, target: Path) -> None:
+    """Runs in the other environment: every setting's bit stream size and decoded tensors."""
+    from nncodec.nn import decode, encode
+
+    tensors = dict(np.load(source))
+    out: dict[str, np.ndarray] = {}
+    for dq in (True, False):
+        for qp in range(-40, -7, 2):
+            name = f"qp {qp}{', dq' if dq else ''}"
+            args = {"qp": qp, "nonweight_qp": -40, "use_dq": dq, "opt_qp": True, "verbose": False}
+            with tempfile.TemporaryDirectory() as folder:
+                stream = encode({k: v.copy() for k, v in tensors.items()}, {**args, "results": folder})
+            out[f"{name}|size"] = np.array(len(stream))
+            out.update({f"{name}|{k}": v for k, v in decode(stream).items()})
+    np.savez(target, **out)
+
+
+def main() -> None:
+    """Print a line for every setting of both, and the smallest within each drop of validation accuracy."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", type=Path)
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--other", type=Path, required=True)
+    chosen = parser.parse_args()
+    import torch
+
+    from tersor.export.pack import pack_bytes
+    from tersor.export.to_onnx import export_onnx
+    from tersor.models.network import Network
+    from tersor.pipeline.allocation import share_at_a_price
+    from tersor.pipeline.data import load_data
+    from tersor.pipeline.evaluation import Images, evaluate
+    from tersor.pipeline.recipe import Sharing, Vectors
+    from tersor.pipeline.recipe_file import read_recipe
+    from tersor.pipeline.vectors import round_vectors
+
+    recipe = read_recipe(chosen.recipe, (), chosen.data)
+    data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
+    splits = [Images.of(s, data.preprocessing) for s in (data.validation, data.test)]
+    network = Network.load(chosen.stage / "network.safetensors")
+
+    def measured(candidate: Network) -> list[float]:
+        module = candidate.module()
+        return [100 * evaluate(module, split).accuracy_fraction for split in splits]
+
+    rows: list[tuple[str, int, float, float]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for bits in (6, 8):
+            for rate in 2.0 ** np.arange(-8, 0.1, 0.5):
+                settings = Sharing(stage="sharing", bits=5, values=31, rate=float(rate), pays="network")
+                shared, _ = share_at_a_price(network, settings, data, seed=0)
+                rounded, _ = round_vectors(shared, Vectors(stage="vectors", bits=bits))
+                export_onnx(rounded, folder / "m.onnx")
+                size = len(pack_bytes((folder / "m.onnx").read_bytes(), coder="adaptive"))
+                rows.append((f"ours, rate {rate:.4f}, vectors {bits}", size, *measured(rounded)))
+        floats = {k: v.numpy() for k, v in network.tensors.items() if v.is_floating_point()}
+        np.savez(folder / "in.npz", **floats)
+        command = [str(chosen.other), __file__, "--encode", str(folder / "in.npz"), str(folder / "out.npz")]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        found = dict(np.load(folder / "out.npz"))
+        for name in sorted({key.split("|")[0] for key in found}):
+            tensors = {k: torch.from_numpy(found[f"{name}|{k}"].astype(np.float32)) for k in floats}
+            decoded = network.with_tensors({**network.tensors, **tensors}, {})
+            rows.append((f"NNCodec, {name}", int(found[f"{name}|size"]), *measured(decoded)))
+    start = measured(network)
+    print(f"{'uncompressed':<36}{'':>9}{start[0]:>9.2f} %{start[1]:>9.2f} %")
+    for row in sorted(rows, key=lambda r: (r[0][:4], r[1])):
+        print(f"{row[0]:<36}{row[1]:>9,}{row[2]:>9.2f} %{row[3]:>9.2f} %")
+    for drop in (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0):
+        best = {}
+        for who in ("ours", "NNCodec"):
+            within = [r for r in rows if r[0].startswith(who) and r[2] >= start[0] - drop - 1e-9]
+            best[who] = min(within, key=lambda r: r[1]) if within else None
+        told = [f"{w}: {r[1]:,} bytes at {r[3]:.2f} % test" if r else f"{w}: none" for w, r in best.items()]
+        print(f"at most {drop:.2f} points of validation accuracy: {'; '.join(told)}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--encode"]:
+        encode_theirs(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        main()
