@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("table-r5")(table_r5)
     app.command()(keep)
     app.command("verify-results")(verify_results)
+    app.command("sparse-linear")(sparse_linear)
 
 
 def sensitivity(
@@ -191,3 +192,13 @@ def verify_results(data: DataOption = None, results: ResultsOption = RESULTS) ->
     checked = recheck_all(results, data)
     typer.echo(table(checked))
     raise_if_broken([check for _, checks in checked for check in checks])
+
+
+def sparse_linear(
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = RUNS / "sparse-linear.png",
+) -> None:
+    """R4's exercise: five ways to a sparse linear model, their losses and weights drawn."""
+    from tersor.pipeline.sparse_linear import run_all
+
+    run_all(out, typer.echo)
+    typer.echo(str(out))
