@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command()(keep)
     app.command("verify-results")(verify_results)
     app.command("sparse-linear")(sparse_linear)
+    app.command()(weights)
 
 
 def sensitivity(
@@ -202,3 +203,15 @@ def sparse_linear(
 
     run_all(out, typer.echo)
     typer.echo(str(out))
+
+
+def weights(
+    run: Annotated[Path, typer.Argument(help="A finished run, such as runs/digits.")],
+    out: Annotated[Path | None, typer.Option(help="The picture; default: RUN/weights.png.")] = None,
+) -> None:
+    """Histograms of every layer's weights before and after they were shared or rounded."""
+    from tersor.pipeline.weights_picture import draw_run
+
+    path = out or run / "weights.png"
+    draw_run(run, path)
+    typer.echo(str(path))

@@ -46,7 +46,7 @@ def main() -> None:
 
     from tersor.export.pack import pack_bytes
     from tersor.export.to_onnx import export_onnx
-    from tersor.models.network import Network
+    from tersor.models.network import Network, load
     from tersor.pipeline.allocation import share_at_a_price
     from tersor.pipeline.data import load_data
     from tersor.pipeline.evaluation import Images, evaluate
@@ -57,7 +57,7 @@ def main() -> None:
     recipe = read_recipe(chosen.recipe, (), chosen.data)
     data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
     splits = [Images.of(s, data.preprocessing) for s in (data.validation, data.test)]
-    network = Network.load(chosen.stage / "network.safetensors")
+    network = load(chosen.stage / "network.safetensors")
 
     def measured(candidate: Network) -> list[float]:
         module = candidate.module()
