@@ -29,6 +29,9 @@ class Tune(Training):
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["one_cycle", "cosine", "constant"] = "cosine"
     distill: Fraction = Field(0.0, description="share of the loss that compares with the baseline's outputs")
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="in place of the layers' own; a pruned network needs less"
+    )
 
 
 class Load(Settings):

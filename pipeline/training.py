@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.modules.dropout import _DropoutNd
 
 from tersor.models.errors import TersorError
 from tersor.models.network import Network
@@ -86,6 +87,10 @@ class _Run:
         self.network, self.settings, self.seed, self.device = network, settings, seed, device
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.module = network.module().to(device, memory_format=memory_format)
+        if (dropout := getattr(settings, "dropout", None)) is not None:
+            for layer in self.module.modules():
+                if isinstance(layer, _DropoutNd):
+                    layer.p = dropout
         self.sparse = SparseTraining(self.module, network, settings)
         self.constrained = constrain(self.module, network, but=self.sparse.names)
         self.share = getattr(settings, "distill", 0.0) if teacher is not None else 0.0

@@ -199,3 +199,15 @@ def test_a_network_that_equals_its_teacher_has_nothing_to_learn() -> None:
     assert details["history"][0]["train_loss"] == pytest.approx(0, abs=1e-6)
     for name, tensor in after.tensors.items():
         assert torch.allclose(tensor, start.tensors[name], atol=1e-7)
+
+
+def test_a_tune_may_have_its_own_dropout() -> None:
+    chosen = {"stage": "tune", "epochs": 1, "batch_size": 20}
+    free, plain = make(classes=3, dropout=(0.0, 0.0)), make(classes=3)
+    results = [
+        fit(net, Tune(**chosen, dropout=0.0), blobs(), seed=1)[0].tensors  # type: ignore[arg-type]
+        for net in (free, plain)
+    ]
+    with_dropout = fit(plain, Tune(**chosen), blobs(), seed=1)[0].tensors  # type: ignore[arg-type]
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    assert not torch.equal(results[0]["fc1.weight"], with_dropout["fc1.weight"])
