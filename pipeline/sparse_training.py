@@ -68,7 +68,7 @@ class SparseTraining:
             )  # fmt: skip
             for name, weight in self.ramped.items():
                 self.masks[name] &= pruned[name].ne(0)
-                weight.mul_(self.masks[name])
+                weight.masked_fill_(~self.masks[name], 0.0)
 
     def sparsity(self) -> dict[str, float]:
         """The fraction of zeros among the weights it works on; empty if there is nothing to do."""
@@ -101,9 +101,9 @@ class SparseTraining:
                 weight.copy_(nn.functional.softshrink(weight, rate * self.penalty.weight))
         elif self.penalty is not None and self.penalty.kind == "hard_threshold":
             for weight in self.free.values():
-                weight.mul_(_largest(weight, self.penalty.keep))
+                weight.masked_fill_(~_largest(weight, self.penalty.keep), 0.0)
         for name, weight in self.ramped.items():
-            weight.mul_(self.masks[name])
+            weight.masked_fill_(~self.masks[name], 0.0)  # times 0 would make -0.0, a second kind of zero
 
     def forms(self, network: Network) -> dict[str, Form]:
         """The network's forms; where training has made zeros they are pruned weights from now on."""

@@ -211,3 +211,18 @@ def test_a_tune_may_have_its_own_dropout() -> None:
     with_dropout = fit(plain, Tune(**chosen), blobs(), seed=1)[0].tensors  # type: ignore[arg-type]
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
     assert not torch.equal(results[0]["fc1.weight"], with_dropout["fc1.weight"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ramp": {"amount": 0.9}}, {"penalty": {"kind": "proximal", "weight": 0.1}},
+     {"penalty": {"kind": "hard_threshold", "keep": 0.3}}],
+)  # fmt: skip
+def test_there_is_one_kind_of_zero(changes: dict[str, object]) -> None:
+    # -0.0 has other bits than 0.0: a packed file would pay for telling them apart.
+    after, _ = fit(make(classes=3), settings_of(epochs=2, **changes), blobs(), seed=0)
+    tuned, _ = fit(after, Tune(stage="tune", epochs=1, batch_size=20, weight_decay=0.01), blobs(), seed=0)
+    for net in (after, tuned):
+        for name in net.forms:
+            weight = net.tensors[name]
+            assert not bool((weight.eq(0) & weight.signbit()).any()), name
