@@ -19,12 +19,11 @@ from tersor.export.verify import Check
 from tersor.models.errors import BadInput
 from tersor.pipeline.data import Data, load_data
 from tersor.pipeline.manifest import data_entry
-from tersor.pipeline.recipe_file import read_recipe
+from tersor.pipeline.recipe_file import read_recipe, write_recipe
 from tersor.pipeline.stages import file_digest, fresh_network
 from tersor.pipeline.store import new_contents, read_json, write_json
 
-FILES = ("model.tsr", "recipe.yaml")
-RESULT = "result.json"
+PACKED, RECIPE, RESULT = "model.tsr", "recipe.yaml", "result.json"
 
 
 def keep(run: Path, results: Path, data_path: Path | None) -> Path:
@@ -46,9 +45,9 @@ def keep(run: Path, results: Path, data_path: Path | None) -> Path:
         "name": recipe.name,
         "baseline_bytes": first.stat().st_size,
         "baseline_accuracy_fraction": parity.accuracy(open_session(first, "cpu"), inputs, labels),
-        "packed_bytes": (run / "model.tsr").stat().st_size,
-        "accuracy_fraction": parity.accuracy(load(run / "model.tsr"), inputs, labels),
-        "sha256": file_digest(run / "model.tsr"),
+        "packed_bytes": (run / PACKED).stat().st_size,
+        "accuracy_fraction": parity.accuracy(load(run / PACKED), inputs, labels),
+        "sha256": file_digest(run / PACKED),
         "data": data_entry(recipe, data),
         "stages": [
             {key: stage[key] for key in ("name", "stage", "validation_accuracy_fraction", "packed_bytes")}
@@ -58,8 +57,9 @@ def keep(run: Path, results: Path, data_path: Path | None) -> Path:
     folder = results / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     with new_contents(folder) as new:
-        for file in FILES:
-            shutil.copyfile(run / file, new / file)
+        shutil.copyfile(run / PACKED, new / PACKED)
+        anywhere = recipe.data.model_copy(update={"path": None})  # where the data lay is nobody's business
+        write_recipe(recipe.model_copy(update={"data": anywhere}), new / RECIPE)
         write_json(new / RESULT, result)
     return folder
 
@@ -112,7 +112,7 @@ def _data(result: dict[str, Any], path: Path | None) -> Data | None:
 
 
 def _checks(folder: Path, result: dict[str, Any], data: Data | None) -> Iterator[Check]:
-    packed = folder / "model.tsr"
+    packed = folder / PACKED
     if not packed.is_file():
         raise BadInput("the packed file is missing", where=packed, todo="Get the folder again")
     found = file_digest(packed) or ""
@@ -121,7 +121,7 @@ def _checks(folder: Path, result: dict[str, Any], data: Data | None) -> Iterator
     yield Check("bytes", size == result["packed_bytes"], f"{size:,}", f"{result['packed_bytes']:,}")
     if data is None or found != result["sha256"]:
         return
-    recipe = read_recipe(folder / "recipe.yaml", (), None)
+    recipe = read_recipe(folder / RECIPE, (), None)
     with TemporaryDirectory() as scratch:
         plain = Path(scratch) / "baseline.onnx"
         export_onnx(fresh_network(recipe, data), plain, metadata={"licence": recipe.licence})

@@ -16,6 +16,15 @@ def kept(server: Server, copy: Path) -> Path:
     return copy
 
 
+def test_a_kept_recipe_does_not_say_where_the_data_lay(server: Server, copy: Path) -> None:
+    recipe = copy / "runs/tiny/recipe.yaml"
+    text = recipe.read_text()
+    assert "path: null" in text
+    recipe.write_text(text.replace("path: null", f"path: {copy}"))
+    assert server.run("keep", "runs/tiny", cwd=copy).code == 0
+    assert str(copy) not in (copy / "results/tiny/recipe.yaml").read_text()
+
+
 def test_a_kept_result_holds(server: Server, kept: Path) -> None:
     folder = kept / "results/tiny"
     assert sorted(p.name for p in folder.iterdir()) == ["model.tsr", "recipe.yaml", "result.json"]
