@@ -71,7 +71,7 @@ def main() -> None:
             shared, _ = share_at_a_price(network, settings, data, seed=0)
             rounded, _ = round_vectors(shared, Vectors(stage="vectors", bits=8))
             export_onnx(rounded, folder / "m.onnx")
-            size = len(pack_bytes((folder / "m.onnx").read_bytes(), coder="adaptive"))
+            size = len(pack_bytes((folder / "m.onnx").read_bytes(), coder="auto"))
             rows.append((f"ours, rate {rate:.4f}", size, *measured(rounded)))
         floats = {k: v.numpy() for k, v in network.tensors.items() if v.is_floating_point()}
         np.savez(folder / "in.npz", **floats)
