@@ -90,10 +90,11 @@ def encode_piece(piece: Piece, values: Patterns, coder: Coder = "huffman") -> by
 
 
 def _adaptive(content: Content, best: bytes | None) -> bytes | None:
-    """Return the piece range-coded in the better of its views, or None if that is no shorter than `best`."""
+    """Return the piece range-coded in the best of its views, or None if that is no shorter than `best`."""
     view = View(content.piece.dims, 0)
     smaller = cropped(view, content.positions)
     views = [view, smaller] if smaller.size < 0.97 * view.size else [view]
+    views += [View(content.piece.dims, 1)] if len(content.piece.dims) > 1 else []
     most, found = content.values.nbytes if best is None else len(best) - 1, None
     for tried in views:
         positions, order = _sorted_in(tried, content)
@@ -102,7 +103,8 @@ def _adaptive(content: Content, best: bytes | None) -> bytes | None:
         )
         coded = encode_adaptive(sparse, most=most)
         if coded is not None and len(coded) < most:
-            most, found = len(coded), bytes([ADAPTIVE | (tried.rows is not None) << 7]) + coded
+            flags = tried.split | (tried.rows is not None) << 3
+            most, found = len(coded), bytes([ADAPTIVE | flags << 4]) + coded
     return found
 
 
