@@ -66,7 +66,7 @@ def main() -> None:
     rows: list[tuple[str, int, float, float]] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for rate in 2.0 ** np.arange(-7, 0.1, 0.5):
+        for rate in 2.0 ** np.arange(-12, -6.4, 0.5):
             settings = Sharing(stage="sharing", bits=5, values=31, rate=float(rate), pays="network")
             shared, _ = share_at_a_price(network, settings, data, seed=0)
             rounded, _ = round_vectors(shared, Vectors(stage="vectors", bits=8))
