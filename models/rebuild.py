@@ -18,8 +18,8 @@ def rebuild(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module
         module: a freshly built network of any width; changed in place and returned in eval mode.
         tensors: a state dict; names as in `module.state_dict()`, shapes may be smaller.
 
-    Grouped convolutions keep their number of groups, depthwise ones (one input channel a group,
-    groups equal to the input channels) keep one group per channel.
+    A grouped convolution has lost whole groups where each still reads as many channels as before (so
+    a depthwise one has one group per channel); where each reads fewer, their number is as before.
 
     Raises:
         BadInput: names differ, or a tensor's shape fits no layer (the layer is named).
@@ -62,9 +62,8 @@ def _shape_layer(name: str, layer: nn.Module, shape: tuple[int, ...]) -> None:
                 got=f"a weight of shape {shape}",
                 wanted=f"kernel {tuple(layer.kernel_size)} as in the definition",
             )
-        depthwise = layer.groups > 1 and layer.groups == layer.in_channels
-        multiplier = layer.out_channels // layer.groups
-        layer.groups = shape[0] // multiplier if depthwise else layer.groups
+        if layer.groups > 1 and shape[1] == layer.in_channels // layer.groups:
+            layer.groups = shape[0] // (layer.out_channels // layer.groups)  # whole groups are gone
         layer.out_channels, layer.in_channels = shape[0], shape[1] * layer.groups
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = shape[0], shape[1]

@@ -5,9 +5,10 @@ guard here and a contract test in tests/contract/test_nni.py:
 
 - its own tracer dies on today's torch (nni#5768): we pass a torch.fx trace;
 - masks and module are changed in place: both are deep-copied;
-- without dependency groups conflicting masks are resolved by un-pruning: groups are always set;
+- without dependency groups conflicting masks are resolved by un-pruning: only its scores are asked for,
+  channels are chosen set by set (coupling.py, widths.py), and masks that grow get the groups from there;
 - channels that are constant on random data are removed although nobody asked: the caller compares
-  the widths got with the widths asked (`structure.prune_channels`);
+  the widths got with the widths asked (`structure.rebuilt_network`);
 - replaced layers come back in training mode: `.eval()`;
 - it prints: stdout is swallowed and its loggers are quiet.
 """
@@ -15,19 +16,26 @@ guard here and a contract test in tests/contract/test_nni.py:
 import contextlib
 import copy
 import io
+import itertools
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
 from tersor.models.errors import BadInput, Unavailable
 
-PRUNERS = {"l1norm": "L1NormPruner", "l2norm": "L2NormPruner", "fpgm": "FPGMPruner"}
-"""Name in a recipe -> NNI's class. l1norm: arXiv:1608.08710, fpgm: arXiv:1811.00250."""
+PRUNERS = {"l1norm": "L1NormPruner", "l2norm": "L2NormPruner", "fpgm": "FPGMPruner", "taylor": "TaylorPruner"}
+"""Name in a recipe -> NNI's class. l1norm: arXiv:1608.08710, fpgm: arXiv:1811.00250, taylor: Molchanov et
+al. 2019, arXiv:1906.10771."""
+SCHEDULES = {"agp": "AGPPruner", "linear": "LinearPruner"}
+"""Name in a recipe -> NNI's class. agp: Zhu and Gupta, arXiv:1710.01878."""
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Images (N, C, H, W) float32 and labels (N,) int64."""
 
 
 @contextlib.contextmanager
@@ -70,50 +78,128 @@ def trace(module: nn.Module) -> fx.GraphModule:
         ) from error
 
 
-def dependency_groups(module: nn.Module, example: torch.Tensor) -> list[set[str]]:
-    """Sets of layers whose output channels must be removed together (residual sums and the like).
+def scores(
+    module: nn.Module, pruner: str, layers: Sequence[str], batches: Iterable[Batch] = ()
+) -> dict[str, np.ndarray]:
+    """How important an NNI pruner finds each output channel.
 
     Args:
         module: the network, in eval mode; not changed.
-        example: an input (N, C, H, W), float32.
-
-    Returns:
-        Sets of module names; a layer that is in none is free.
-    """
-    groups: dict[str, set[str]] = {}
-    for entry in _grouped_config(propagated(module, example), _prunable(module)):
-        if "dependency_group_id" in entry:
-            groups.setdefault(entry["dependency_group_id"], set()).update(entry["op_names"])
-    return list(groups.values())
-
-
-def channel_masks(
-    module: nn.Module, example: torch.Tensor, pruner: str, remove: Mapping[str, int]
-) -> dict[str, torch.Tensor]:
-    """Let an NNI pruner choose which output channels to keep.
-
-    Args:
-        module: the network, in eval mode; not changed.
-        example: an input (N, C, H, W), float32.
         pruner: one of PRUNERS.
-        remove: layer name -> how many of its output channels to remove; layers of one dependency
-            group must remove equally many.
+        layers: names of Conv and Linear layers.
+        batches: for `taylor`, whose importance is the sum of (gradient x weight)^2 over a channel's
+            weights: training images and labels. The weights stay as they are.
 
     Returns:
-        layer name -> bool tensor (out_channels,), True where a channel is kept.
+        layer -> float64 (out_channels,), the larger the more important.
+    """
+    if not layers:
+        return {}
+    with _quiet():
+        import nni.compression.pruning as pruners
+
+        config = [{"op_names": list(layers), "sparse_ratio": 0.5, "target_names": ["weight"]}]
+        model, found = copy.deepcopy(module), {}
+
+        class Watched(getattr(pruners, PRUNERS[pruner])):  # type: ignore[misc]
+            """The pruner; what it measured is gone once it has made its masks, so it is noted."""
+
+            def _calculate_metrics(self, data: Any) -> Any:
+                metrics = super()._calculate_metrics(data)
+                found.update({name: entry["weight"] for name, entry in metrics.items()})
+                return metrics
+
+        given = list(batches)
+        extra = (_evaluator(model, given, 0.0), len(given)) if pruner == "taylor" else ()
+        Watched(model, config, *extra).compress()
+    return {name: found[name].detach().flatten().double().numpy() for name in layers}
+
+
+def trained_masks(
+    module: nn.Module,
+    pruner: str,
+    remove: Mapping[str, tuple[int, str]],
+    batches: Sequence[Batch] | Callable[[], Iterator[Batch]],
+    schedule: str,
+    rounds: int,
+    steps: int,
+    learning_rate: float,
+) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """Let NNI's AGPPruner or LinearPruner mask more and more channels while the network trains.
+
+    Args:
+        module: the network; not changed.
+        pruner: l1norm, l2norm or fpgm.
+        remove: layer -> (how many output channels to remove, the space it belongs to): layers of one
+            space are masked alike.
+        batches: makes an endless stream of training images and labels.
+        schedule: one of SCHEDULES.
+        rounds: how many times the masks grow.
+        steps: training batches in all, at least `rounds`.
+        learning_rate: of SGD with momentum 0.9.
+
+    Returns:
+        The trained network in eval mode, masks not applied, and layer -> bool (out_channels,), True
+        where a channel is kept.
     """
     with _quiet():
         import nni.compression.pruning as pruners
 
-        config = _grouped_config(propagated(module, example), list(remove))
-        for entry in config:
-            (layer,) = entry["op_names"]
+        model = copy.deepcopy(module)
+        config = [
             # NNI floors ratio x width; half a channel more survives the rounding of the division
-            entry["sparse_ratio"] = (remove[layer] + 0.5) / width_of(module, layer) if remove[layer] else 0.0
-        chooser = getattr(pruners, PRUNERS[pruner])(copy.deepcopy(module), config)
-        _, masks = chooser.compress()
+            {"op_names": [name], "sparse_ratio": (count + 0.5) / width_of(module, name) if count else 0.0,
+             "target_names": ["weight"], "dependency_group_id": space}
+            for name, (count, space) in remove.items()
+        ]  # fmt: skip
+        bound = getattr(pruners, PRUNERS[pruner])(model, config)
+        interval = max(1, steps // rounds)
+        grower = getattr(pruners, SCHEDULES[schedule])(
+            bound, interval, rounds, _evaluator(model, batches, learning_rate)
+        )
+        _, masks = grower.compress(interval * rounds, None)
+        grower.unwrap_model()
     kept = {name: mask["weight"].flatten(1).ne(0).any(1) for name, mask in masks.items()}
-    return {name: kept[name] for name in remove}
+    return model.eval(), {name: kept[name] for name in remove}
+
+
+def _evaluator(model: nn.Module, batches: Any, learning_rate: float) -> Any:
+    """NNI's TorchEvaluator around a plain loop; a rate of 0 leaves the network as it is."""
+    import nni
+    from nni.compression.utils import TorchEvaluator
+
+    def step(batch: Batch, network: nn.Module) -> torch.Tensor:
+        """The loss of one batch."""
+        return nn.functional.cross_entropy(network(batch[0]), batch[1])
+
+    def loop(network: Any, optimizer: Any, step: Any, _rates: Any, max_steps: int, _epochs: Any) -> None:
+        """Train for `max_steps` batches."""
+        network.train(learning_rate > 0)
+        for batch in itertools.islice(batches() if callable(batches) else iter(batches), max_steps):
+            optimizer.zero_grad()
+            step(batch, network).backward()
+            optimizer.step()
+
+    momentum = 0.9 if learning_rate > 0 else 0.0
+    optimizer = nni.trace(torch.optim.SGD)(model.parameters(), lr=learning_rate, momentum=momentum)
+    return TorchEvaluator(loop, optimizer, step)
+
+
+def distrusted(module: nn.Module, traced: fx.GraphModule) -> str | None:
+    """Why ModelSpeedup is not asked to rebuild this network; None where it may be tried."""
+    called: set[str] = set()
+    for node in traced.graph.nodes:
+        target = str(node.target)
+        if node.op == "call_module":
+            layer = module.get_submodule(target)
+            if getattr(layer, "groups", 1) > 1:
+                return f"{target!r} is a grouped convolution"
+            if target in called and isinstance(layer, nn.Conv2d | nn.Linear):
+                return f"{target!r} is called twice"
+            called.add(target)
+        elif node.op == "call_function" and getattr(node.target, "__name__", "") == "pad":
+            return f"{node.name!r} pads channels or pixels by numbers"
+    return None
 
 
 def speed_up(
@@ -178,10 +264,6 @@ def width_of(module: nn.Module, layer: str) -> int:
     return weight.shape[0]
 
 
-def _prunable(module: nn.Module) -> list[str]:
-    return [name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-
-
 def propagated(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     """A trace of a copy of `module` whose nodes carry their shapes (`meta["tensor_meta"]`).
 
@@ -194,14 +276,6 @@ def propagated(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     with torch.no_grad():
         ShapeProp(traced).propagate(example)
     return traced
-
-
-def _grouped_config(traced: fx.GraphModule, layers: list[str]) -> list[dict[str, Any]]:
-    """NNI's config entries, one a layer, with its dependency group id; the ratio is a placeholder."""
-    with _quiet():
-        from nni.compression.speedup.dependency import auto_set_denpendency_group_ids
-
-        return auto_set_denpendency_group_ids(traced, [{"op_names": layers, "sparse_ratio": 0.5}])
 
 
 def _expand(layer: nn.Module, keep: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -5,11 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from tersor.pipeline.recipe_structure import Name, Schedule, Search, Structure
 from tersor.pipeline.recipe_training import Augment, Fraction, Penalty, Ramp, Settings, Training
 
-__all__ = ["Augment", "Penalty", "Ramp", "Settings", "Training"]
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+__all__ = ["Augment", "Penalty", "Ramp", "Schedule", "Search", "Settings", "Structure", "Training"]
 
 
 class Train(Training):
@@ -40,20 +39,6 @@ class Load(Settings):
     stage: Literal["load"]
     name: Name = "load"
     weights: Path = Field(description=".safetensors, or a state dict saved by torch.save (.pt, .pth)")
-
-
-class Structure(Settings):
-    """Remove channels with an NNI pruner and rebuild the network with ModelSpeedup."""
-
-    stage: Literal["structure"]
-    name: Name = "structure"
-    pruner: Literal["fpgm", "l1norm", "l2norm"] = "fpgm"
-    sparsity: float = Field(0.5, ge=0, lt=1, description="fraction of the channels to remove")
-    align: int | None = Field(None, ge=1, description="kept widths are multiples of this")
-    layers: list[str] = Field([], description="patterns of layers to prune; empty: all convolutions")
-    exclude: list[str] = []
-    linear: bool = Field(False, description="prune neurons of linear layers too")
-    reestimate_batch_norm: bool = True
 
 
 class PerLayer(Settings):

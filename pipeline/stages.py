@@ -81,11 +81,12 @@ def load_weights(start: Network, settings: Any, context: Context) -> Result:
 
 def prune_structure(start: Network, settings: Any, context: Context) -> Result:
     """Remove channels with NNI and prove the rebuilt network."""
-    from tersor.pipeline.structure import prune_channels  # imports NNI's neighbourhood: slow, so late
+    from tersor.pipeline.structure import Images, prune_channels  # imports NNI's neighbourhood: slow, so late
 
-    images = context.data.preprocessing.apply(context.data.train.images[:10_000])
+    some, preprocess = context.data.train, context.data.preprocessing.apply
+    images = Images(preprocess(some.images[:10_000]), some.labels[:10_000])
     torch.manual_seed(context.seed)  # NNI's propagation draws random inputs
-    return prune_channels(start, settings, images, context.progress)
+    return prune_channels(start, settings, images, context.progress, seed=context.seed)
 
 
 def prune_small_weights(start: Network, settings: Any, context: Context) -> Result:
@@ -152,7 +153,7 @@ STAGES: dict[str, tuple[int, Callable[[Network, Any, Context], Result]]] = {
     "train": (1, train),
     "tune": (1, train),
     "load": (1, load_weights),
-    "structure": (1, prune_structure),
+    "structure": (2, prune_structure),
     "sparsity": (1, prune_small_weights),
     "sharing": (1, share),
     "linear": (1, quantize),

@@ -1,11 +1,7 @@
-"""Structural pruning: remove channels with an NNI pruner, rebuild, and prove the rebuilt network right.
+"""Structural pruning: remove channels that an NNI pruner finds unimportant, rebuild, and prove it right."""
 
-Proof: the masked network (removed channels zero *after* BatchNorm) and the rebuilt one must give the
-same logits. Both run in float64, so that the only differences left are mistakes.
-"""
-
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,60 +11,79 @@ from torch import nn
 from tersor.models.errors import BadInput, TersorError
 from tersor.models.network import Network
 from tersor.pipeline import nni_room
-from tersor.pipeline.channels import frozen_layers
+from tersor.pipeline.coupling import Coupling, couple
 from tersor.pipeline.evaluation import reestimate_batch_norm
-from tersor.pipeline.layers import matching
-from tersor.pipeline.recipe import Structure
+from tersor.pipeline.narrowing import narrowed
+from tersor.pipeline.proof import check_runs, check_widths, prove
+from tersor.pipeline.recipe_structure import Structure
+from tersor.pipeline.widths import Scores, Space, choose, removals, spaces_to_prune
 
-PROOF_BOUND = 1e-5
-"""Largest |masked - rebuilt| of any logit that is accepted."""
+PROOF_IMAGES = 64
+TAYLOR_BATCH = 64
+Tell = Callable[[float, str], None]
+Counts = Callable[[list[Space], Scores, Coupling], tuple[list[int], dict[str, Any]]]
+"""How many sets of each space go, and what is to be reported of the choice."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Training images (N, C, H, W), float32, preprocessed, and their labels, int64 (N,)."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
 
 
 def prune_channels(
-    network: Network, settings: Structure, images: np.ndarray, progress: Callable[[float, str], None]
+    network: Network,
+    settings: Structure,
+    images: Images,
+    tell: Tell,
+    *,
+    seed: int = 0,
+    counts: Counts | None = None,
 ) -> tuple[Network, dict[str, Any]]:
     """Remove output channels of convolutions (and neurons), smaller but equal to the masked network.
 
     Args:
         network: dense weights; sharing and weight pruning come later.
-        settings: pruner, sparsity, align, layers, exclude.
-        images: training images (N, C, H, W), float32, preprocessed: the first 64 serve the proof,
-            all of them the new BatchNorm statistics.
-        progress: told fraction done and what is being done.
+        settings: pruner, amounts, layers.
+        images: the first 64 serve the proof, all of them the new BatchNorm statistics.
+        tell: told the fraction done and what is being done.
+        seed: of the batches that `taylor` and `schedule` draw.
+        counts: how many channels go, where `settings.sparsity` does not say it.
 
     Returns:
-        The narrower network, and what was asked and achieved: widths before and after, ratio,
-        `masked_max_abs_diff` (the proof), `conv_mask_max_abs_diff` (the gap to a mask on the
+        The narrower network, and what was asked and achieved: widths before and after, ratio, by whom it
+        was rebuilt, `masked_max_abs_diff` (the proof), `conv_mask_max_abs_diff` (the gap to a mask on the
         convolutions alone, which is what the pruner's own masked model computes).
 
     Raises:
         BadInput: no layer matches, or the network cannot be traced or rebuilt (before any training).
         TersorError: the rebuilt network differs from the masked one.
     """
-    module = network.module()
-    example = torch.from_numpy(images[:2])
-    progress(0.0, "tracing")
-    plan = plan_widths(module, example, settings)
-    remove = {layer: before - after for layer, (before, after) in plan.items()}
-    progress(0.1, f"{settings.pruner} chooses channels")
-    kept = nni_room.channel_masks(module, example, settings.pruner, remove)
-    progress(0.4, "rebuilding")
-    rebuilt = network.with_tensors(nni_room.speed_up(module, example, kept), forms={})
-    _check_widths(rebuilt, kept)
-    _check_runs(rebuilt.module(), example)
-    proof_images = torch.from_numpy(images[:64])
-    difference, gap = prove(module, rebuilt.module(), kept, proof_images)
-    progress(0.8, "new BatchNorm statistics")
+    module, example = network.module(), torch.from_numpy(images.inputs[:2])
+    tell(0.0, "tracing")
+    coupling = couple(module, example)
+    spaces = spaces_to_prune(module, coupling, settings)
+    tell(0.1, f"{settings.pruner} looks for channels")
+    scores = channel_scores(module, spaces, settings, images, seed)
+    wanted, chosen_how = (
+        counts(spaces, scores, coupling) if counts else (removals(spaces, scores, coupling, settings), {})
+    )
+    if settings.schedule:
+        tell(0.2, "training with growing masks")
+        module, removed = mask_while_training(module, coupling, spaces, wanted, settings, images, seed)
+        network = network.with_module(module)
+    else:
+        removed = choose(spaces, wanted, scores, coupling)
+    tell(0.6, "rebuilding")
+    rebuilt, proof = rebuilt_network(
+        network, module, coupling, removed, settings, images.inputs[:PROOF_IMAGES]
+    )
+    tell(0.8, "new BatchNorm statistics")
     if settings.reestimate_batch_norm:
-        rebuilt = rebuilt.with_module(reestimate_batch_norm(rebuilt.module(), images))
-    before, after = sum(b for b, _ in plan.values()), sum(int(k.sum()) for k in kept.values())
-    return rebuilt, {
-        "asked_sparsity_fraction": settings.sparsity,
-        "achieved_sparsity_fraction": 1 - after / before,
-        "widths": {name: [len(k), int(k.sum())] for name, k in kept.items()},
-        "masked_max_abs_diff": difference,
-        "conv_mask_max_abs_diff": gap,
-    }
+        rebuilt = rebuilt.with_module(reestimate_batch_norm(rebuilt.module(), images.inputs))
+    return rebuilt, report(settings, coupling, spaces, removed) | proof | chosen_how
 
 
 def try_structure(network: Network, settings: Structure) -> None:
@@ -78,138 +93,122 @@ def try_structure(network: Network, settings: Structure) -> None:
         BadInput, TersorError: as `prune_channels`.
     """
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(8, *network.input_shape, generator=generator).numpy()
-    prune_channels(network, settings, images, lambda *_: None)
+    inputs = torch.randn(8, *network.input_shape, generator=generator).numpy()
+    images = Images(inputs, np.zeros(len(inputs), np.int64))
+    quick = {"pruner": "l1norm", "schedule": None, "search": None}
+    prune_channels(network, settings.model_copy(update=quick), images, lambda *_: None)
 
 
-def plan_widths(module: nn.Module, example: torch.Tensor, settings: Structure) -> dict[str, tuple[int, int]]:
-    """Choose how many channels each layer keeps.
-
-    The kept count is (1 - sparsity) x width, rounded to the nearest multiple of `align` (at least one
-    block, at most the width); without `align`, floor(sparsity x width) channels go, as NNI does it.
-    Layers whose width something outside fixes (the outputs, a zero-padding shortcut) are never touched.
-
-    Returns:
-        layer -> (width before, width after).
-
-    Raises:
-        BadInput: a pattern matches no layer, or nothing is left to prune.
-    """
-    where = f"stage `{settings.name}`"
-    layers = [n for n, m in module.named_modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
-    layers += [n for n, m in module.named_modules() if settings.linear and isinstance(m, nn.Linear)]
-    protected = frozen_layers(module, example)
-    chosen = matching(layers, settings.layers, where) if settings.layers else set(layers)
-    chosen -= matching(layers, settings.exclude, where) | protected
-    for group in nni_room.dependency_groups(module, example):
-        if not group & set(layers) <= chosen or group & protected:
-            chosen -= group  # channels of a group go together or not at all
-    if not chosen:
-        raise BadInput(
-            "there is no layer whose channels could be pruned",
-            got=f"{len(layers)} candidates, {len(protected)} of them of a width that the network fixes",
-            where=f"{where}, settings `layers` and `exclude`",
-        )
-    plan = {}
-    for name in layers:
-        if name in chosen:
-            width = nni_room.width_of(module, name)
-            plan[name] = (width, kept_width(width, settings.sparsity, settings.align))
-    return plan
+def channel_scores(
+    module: nn.Module, spaces: Sequence[Space], settings: Structure, images: Images, seed: int
+) -> Scores:
+    """The importance of every channel that may go, by the pruner's own measure."""
+    layers = [
+        name for space in spaces for name in space.layers
+        if getattr(module.get_submodule(name), "groups", 1) == 1
+    ]  # fmt: skip
+    drawn = batches(images, TAYLOR_BATCH, seed) if settings.pruner == "taylor" else iter(())
+    given = [next(drawn) for _ in range(settings.taylor_batches)] if settings.pruner == "taylor" else []
+    return nni_room.scores(module, settings.pruner, layers, given)
 
 
-def kept_width(width: int, sparsity: float, align: int | None) -> int:
-    """Channels kept of `width` when the fraction `sparsity` is to go; see `plan_widths`."""
-    if align is None or width <= align:
-        return max(1, width - int(sparsity * width + 1e-9))
-    return min(width, max(align, round((1 - sparsity) * width / align) * align))
+def batches(images: Images, size: int, seed: int) -> Iterator[nni_room.Batch]:
+    """An endless stream of shuffled training batches; no image twice before all were drawn."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs, labels = torch.from_numpy(images.inputs), torch.from_numpy(images.labels)
+    while True:
+        for chosen in torch.randperm(len(inputs), generator=generator).split(size):
+            if len(chosen) > 1 or len(inputs) == 1:  # BatchNorm has no variance over a single image
+                yield inputs[chosen], labels[chosen]
 
 
-def prove(
-    module: nn.Module, rebuilt: nn.Module, kept: Mapping[str, torch.Tensor], images: torch.Tensor
-) -> tuple[float, float]:
-    """Compare masked and rebuilt network on images (N, C, H, W), in float64.
-
-    Returns:
-        (largest |masked - rebuilt| of a logit, largest |conv-only mask - rebuilt|).
+def mask_while_training(
+    module: nn.Module, coupling: Coupling, spaces: Sequence[Space], wanted: Sequence[int],
+    settings: Structure, images: Images, seed: int,
+) -> tuple[nn.Module, np.ndarray]:  # fmt: skip
+    """Train with NNI's growing masks; returns the trained network and the sets that were masked at the end.
 
     Raises:
-        TersorError: the first exceeds PROOF_BOUND.
+        BadInput: layers that go together are not equally wide, which NNI's masks cannot express.
     """
-    with torch.no_grad():
-        images = images.double()
-        small = copy.deepcopy(rebuilt).double()(images)
-        difference = float((masked(module, kept).double()(images) - small).abs().max())
-        conv_only = masked(module, kept, batch_norm=False).double()(images)
-        gap = float((conv_only - small).abs().max())
-    if not difference <= PROOF_BOUND:
-        raise TersorError(
-            "the rebuilt network does not compute what the masked one does",
-            got=f"a logit that differs by {difference:.3g}",
-            wanted=f"at most {PROOF_BOUND:g}",
-            where="stage `structure`, after NNI's ModelSpeedup",
-            todo="Exclude layers with `exclude` until it holds, and report the network",
-        )
-    return difference, gap
+    plan = settings.schedule
+    assert plan is not None
+    remove: dict[str, tuple[int, str]] = {}
+    for at, (space, count) in enumerate(zip(spaces, wanted, strict=True)):
+        for name in space.layers:
+            if not np.array_equal(coupling.outputs[name], coupling.outputs[space.layers[0]]):
+                raise BadInput(
+                    "channels cannot be masked while training: layers that go together differ in width",
+                    got=f"{name!r} and {space.layers[0]!r}",
+                    where=f"stage `{settings.name}`, setting `schedule`",
+                    todo="Exclude one of them, or leave out `schedule`",
+                )
+            remove[name] = (count, f"space{at}")
+    steps = max(plan.rounds, round(plan.epochs * len(images.inputs) / plan.batch_size))
+    trained, kept = nni_room.trained_masks(
+        module, settings.pruner, remove, lambda: batches(images, plan.batch_size, seed),
+        plan.kind, plan.rounds, steps, plan.learning_rate,
+    )  # fmt: skip
+    gone = [coupling.outputs[name][~keep.numpy()] for name, keep in kept.items()]
+    return trained, np.unique(np.concatenate(gone)) if gone else np.array([], np.int64)
 
 
-def masked(module: nn.Module, kept: Mapping[str, torch.Tensor], *, batch_norm: bool = True) -> nn.Module:
-    """A copy of `module` in which the channels that are not kept are zero.
+def rebuilt_network(
+    network: Network, module: nn.Module, coupling: Coupling, removed: np.ndarray,
+    settings: Structure, inputs: np.ndarray,
+) -> tuple[Network, dict[str, Any]]:  # fmt: skip
+    """The network without the removed sets, by ModelSpeedup where it is right, else by `narrowed`.
 
-    With `batch_norm` they are zero after the BatchNorm that follows as well (its weight and bias are
-    masked too); without, a removed channel still sends its BatchNorm constant on.
+    Returns:
+        The network, and how it was rebuilt and proven.
+
+    Raises:
+        BadInput, TersorError: no way gives a network that computes what the masked one does.
     """
-    copied = copy.deepcopy(module).eval()
-    norms = _following_batch_norms(copied)
-    for name, keep in kept.items():
-        layers = [name] + (norms.get(name, []) if batch_norm else [])
-        for layer in (copied.get_submodule(n) for n in layers):
-            for tensor in (layer.weight, layer.bias):
-                if tensor is not None:
-                    tensor.data[~keep] = 0  # type: ignore[operator]
-    return copied
+    images, why = torch.from_numpy(inputs), None
+    if settings.rebuild != "own":
+        why = nni_room.distrusted(module, nni_room.trace(module)) if settings.rebuild == "auto" else None
+        if why is None:
+            try:
+                return _by_nni(network, module, coupling, removed, images)
+            except (BadInput, TersorError) as error:
+                if settings.rebuild == "nni":
+                    raise
+                why = f"{error.what}: {error.got}" if error.got else str(error)
+    rebuilt = network.with_tensors(narrowed(module, coupling, removed), forms={})
+    check_runs(rebuilt.module(), images[:2])
+    difference, gap = prove(module, rebuilt.module(), coupling, removed, images)
+    told = {"rebuilt_by": "tersor", "masked_max_abs_diff": difference, "conv_mask_max_abs_diff": gap}
+    return rebuilt, told | ({"not_by_nni": why} if why else {})
 
 
-def _following_batch_norms(module: nn.Module) -> dict[str, list[str]]:
-    traced = nni_room.trace(module)
-    following: dict[str, list[str]] = {}
-    for node in traced.graph.nodes:
-        if node.op != "call_module" or not isinstance(
-            traced.get_submodule(node.target), nn.modules.batchnorm._BatchNorm
-        ):
-            continue
-        for source in node.all_input_nodes:
-            following.setdefault(str(source.target), []).append(str(node.target))
-    return following
+def _by_nni(
+    network: Network, module: nn.Module, coupling: Coupling, removed: np.ndarray, images: torch.Tensor
+) -> tuple[Network, dict[str, Any]]:
+    kept = {name: torch.from_numpy(coupling.keep(name, removed)) for name in coupling.layers()}
+    kept = {name: keep for name, keep in kept.items() if not bool(keep.all())}
+    rebuilt = network.with_tensors(nni_room.speed_up(module, images[:2], kept), forms={})
+    check_widths(rebuilt, kept)
+    check_runs(rebuilt.module(), images[:2])
+    difference, gap = prove(module, rebuilt.module(), coupling, removed, images)
+    return rebuilt, {
+        "rebuilt_by": "nni",
+        "masked_max_abs_diff": difference,
+        "conv_mask_max_abs_diff": gap,
+    }
 
 
-def _check_widths(rebuilt: Network, kept: Mapping[str, torch.Tensor]) -> None:
-    """ModelSpeedup also drops channels that were constant on its random input; nobody asked for that."""
-    for name, keep in kept.items():
-        got, wanted = rebuilt.tensors[f"{name}.weight"].shape[0], int(keep.sum())
-        if got != wanted:
-            raise TersorError(
-                f"NNI removed other channels of layer {name!r} than asked",
-                got=f"{got} channels left",
-                wanted=f"{wanted}",
-                where="stage `structure`",
-                todo="Exclude the layer with `exclude`, or prune before weights are pruned to zero",
-            )
-
-
-def _check_runs(rebuilt: nn.Module, example: torch.Tensor) -> None:
-    """A number of features written into forward still stands there after the channels are gone."""
-    entered = [""]
-    for name, layer in rebuilt.named_modules():
-        layer.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
-    try:
-        with torch.no_grad():
-            rebuilt(example)
-    except Exception as error:
-        raise BadInput(
-            "channels cannot be pruned: the narrower network does not run",
-            got=f"{type(error).__name__}: {error}",
-            where=f"at or before layer {entered[-1]!r}",
-            todo="A reshape with a number written in must become `torch.flatten(x, 1)` or take the number "
-            "from x.shape; or list the layers before it under `exclude` of the structure stage",
-        ) from error
+def report(
+    settings: Structure, coupling: Coupling, spaces: Sequence[Space], removed: np.ndarray
+) -> dict[str, Any]:
+    """What was asked and what was achieved, over the layers that could be pruned."""
+    widths = {}
+    for name in (name for space in spaces for name in space.layers):
+        keep = coupling.keep(name, removed)
+        widths[name] = [len(keep), int(keep.sum())]
+    before, after = (sum(w[i] for w in widths.values()) for i in (0, 1))
+    return {
+        "asked_sparsity_fraction": settings.sparsity if settings.search is None else None,
+        "achieved_sparsity_fraction": 1 - after / before,
+        "widths": widths,
+    }

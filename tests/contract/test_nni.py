@@ -5,17 +5,23 @@ fails because NNI got better, the guard can go.
 """
 
 import copy
+import itertools
 import logging
 
 import nni
+import nni.compression.pruning as pruning
 import pytest
 import torch
 from nets import make
 from nni.compression.pruning import L1NormPruner
 from nni.compression.speedup import ModelSpeedup
+from nni.compression.speedup.dependency import auto_set_denpendency_group_ids
 from torch import fx, nn
 
 from tersor.pipeline import nni_room
+from tersor.pipeline.coupling import couple
+from tersor.pipeline.recipe import Structure
+from tersor.pipeline.widths import choose, removals, spaces_to_prune
 
 logging.disable(logging.WARNING)
 nni.silence_stdout()
@@ -50,14 +56,14 @@ def test_module_is_changed_in_place_and_the_room_copies() -> None:
     speedup(module, example, l1_masks(module, ["conv1.0"], 0.5))
     assert module.conv1[0].out_channels == 16
     module = net.module()
-    kept = nni_room.channel_masks(module, example, "l1norm", {"conv1.0": 16})
+    kept = {"conv1.0": torch.arange(32) % 2 == 0}
     before = {k: v.clone() for k, v in kept.items()}
     nni_room.speed_up(module, example, kept)
     assert net.with_module(module).digest() == net.digest()
     assert all(torch.equal(v, before[k]) for k, v in kept.items())
 
 
-def test_without_groups_a_residual_net_misses_its_ratio_and_the_room_sets_them() -> None:
+def test_without_groups_a_residual_net_misses_its_ratio() -> None:
     module = make("resnet20", (3, 16, 16), shortcut="B").module()
     example = torch.rand(2, 3, 16, 16)
     convs = [n for n, m in module.named_modules() if isinstance(m, nn.Conv2d)]
@@ -65,16 +71,54 @@ def test_without_groups_a_residual_net_misses_its_ratio_and_the_room_sets_them()
     bare = speedup(copy.deepcopy(module), example, l1_masks(module, convs, 0.5))
     missed = [n for n in convs if bare.get_submodule(n).out_channels > widths[n] // 2]
     assert len(missed) > 0
-    kept = nni_room.channel_masks(module, example, "l1norm", {n: w // 2 for n, w in widths.items()})
-    tensors = nni_room.speed_up(module, example, kept)
-    assert all(tensors[f"{n}.weight"].shape[0] == w // 2 for n, w in widths.items())
 
 
-def test_groups_of_a_chain_are_free_and_of_a_residual_net_are_not() -> None:
-    assert nni_room.dependency_groups(make().module(), torch.rand(2, 1, 8, 8)) == []
-    module = make("resnet20", (3, 16, 16), shortcut="B").module()
-    groups = nni_room.dependency_groups(module, torch.rand(2, 3, 16, 16))
-    assert {"conv1", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"} in groups
+@pytest.mark.parametrize("pruner", ["L1NormPruner", "L2NormPruner", "FPGMPruner"])
+@pytest.mark.parametrize("ratio", [0.2, 0.5])
+def test_our_choice_is_nnis_own_where_it_sets_dependency_groups(pruner: str, ratio: float) -> None:
+    """Channels are chosen by tersor from NNI's scores; with NNI's groups NNI masks the same ones."""
+    net = make("resnet20", (3, 16, 16), shortcut="B")
+    module, example = net.module(), torch.rand(2, 3, 16, 16)
+    name = {v: k for k, v in nni_room.PRUNERS.items()}[pruner]
+    settings = Structure(stage="structure", pruner=name, sparsity=ratio)  # type: ignore[arg-type]
+    coupling = couple(module, example)
+    spaces = spaces_to_prune(module, coupling, settings)
+    layers = [layer for space in spaces for layer in space.layers]
+    scores = nni_room.scores(module, name, layers)
+    removed = choose(spaces, removals(spaces, scores, coupling, settings), scores, coupling)
+    traced = nni_room.propagated(module, example)
+    config = [{"op_names": layers, "sparse_ratio": ratio + 1e-4}]
+    chooser = getattr(pruning, pruner)(copy.deepcopy(module), auto_set_denpendency_group_ids(traced, config))
+    masks = chooser.compress()[1]
+    for layer in layers:
+        kept = masks[layer]["weight"].flatten(1).ne(0).any(1).numpy()
+        assert (kept == coupling.keep(layer, removed)).all(), layer
+
+
+def test_taylor_is_the_sum_of_squared_gradient_times_weight_and_leaves_the_network() -> None:
+    module = make().module()
+    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8)
+    got = nni_room.scores(module, "taylor", ["conv1.0"], [(images, labels)])["conv1.0"]
+    twin = copy.deepcopy(module)
+    nn.functional.cross_entropy(twin(images), labels).backward()
+    weight = twin.conv1[0].weight
+    wanted = (weight.detach() * weight.grad).pow(2).flatten(1).sum(1).numpy()
+    assert got == pytest.approx(wanted, rel=1e-5)
+    assert all(
+        torch.equal(a, b) for a, b in zip(module.parameters(), make().module().parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("schedule", list(nni_room.SCHEDULES))
+def test_growing_masks_end_at_what_was_asked_and_train(schedule: str) -> None:
+    module = make(batch_norm=True).module()
+    stream = itertools.cycle([(torch.rand(16, 1, 8, 8), torch.arange(16) % 10)])
+    trained, kept = nni_room.trained_masks(
+        module, "l1norm", {"conv1.0": (12, "a"), "conv2.0": (40, "b")}, lambda: stream, schedule, 4, 12, 0.01
+    )
+    assert {k: int(v.sum()) for k, v in kept.items()} == {"conv1.0": 20, "conv2.0": 24}
+    assert not torch.equal(trained.fc1.weight, module.fc1.weight)
+    assert not trained.training
 
 
 def test_batch_norm_constant_of_a_removed_channel_is_dropped() -> None:
@@ -96,33 +140,24 @@ def test_convolution_that_feeds_the_output_is_not_protected_by_nni() -> None:
     assert rebuilt(example).shape == (2, 5)
 
 
-@pytest.mark.parametrize("pruner", list(nni_room.PRUNERS))
-@pytest.mark.parametrize("count", [0, 1, 6, 16, 31])
-def test_exactly_as_many_channels_go_as_asked(pruner: str, count: int) -> None:
+def test_l1norm_scores_are_the_filters_norms() -> None:
     module = make().module()
-    kept = nni_room.channel_masks(module, torch.rand(2, 1, 8, 8), pruner, {"conv1.0": count})
-    assert int(kept["conv1.0"].sum()) == 32 - count
+    wanted = module.conv1[0].weight.detach().abs().sum((1, 2, 3)).numpy()
+    assert nni_room.scores(module, "l1norm", ["conv1.0"])["conv1.0"] == pytest.approx(wanted, rel=1e-5)
 
 
-def test_l1norm_removes_the_smallest_filters() -> None:
+def test_fpgm_scores_are_the_distances_to_all_other_filters() -> None:
+    """FPGM: the sum of distances to the other filters (He et al., arXiv:1811.00250)."""
     module = make().module()
-    kept = nni_room.channel_masks(module, torch.rand(2, 1, 8, 8), "l1norm", {"conv1.0": 10})["conv1.0"]
-    norms = module.conv1[0].weight.detach().abs().sum((1, 2, 3))
-    assert norms[~kept].max() < norms[kept].min()
-
-
-def test_fpgm_removes_the_filters_nearest_to_all_others() -> None:
-    """FPGM: the smallest sum of distances to the other filters (He et al., arXiv:1811.00250)."""
-    module = make().module()
-    kept = nni_room.channel_masks(module, torch.rand(2, 1, 8, 8), "fpgm", {"conv1.0": 10})["conv1.0"]
     filters = module.conv1[0].weight.detach().flatten(1)
-    distances = torch.cdist(filters, filters).sum(1)
-    assert distances[~kept].max() < distances[kept].min()
+    wanted = torch.cdist(filters, filters).sum(1).numpy()
+    assert nni_room.scores(module, "fpgm", ["conv1.0"])["conv1.0"] == pytest.approx(wanted, rel=1e-4)
 
 
 def test_the_room_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
     module, example = make(batch_norm=True).module(), torch.rand(2, 1, 8, 8)
     capfd.readouterr()
-    kept = nni_room.channel_masks(module, example, "fpgm", {"conv1.0": 16, "conv2.0": 32})
-    nni_room.speed_up(module, example, kept)
+    nni_room.scores(module, "fpgm", ["conv1.0", "conv2.0"])
+    nni_room.scores(module, "taylor", ["conv1.0"], [(torch.rand(4, 1, 8, 8), torch.arange(4))])
+    nni_room.speed_up(module, example, {"conv1.0": torch.arange(32) < 16})
     assert capfd.readouterr() == ("", "")

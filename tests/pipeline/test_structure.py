@@ -9,15 +9,19 @@ from torch import nn
 from tersor.models.errors import BadInput, TersorError
 from tersor.models.network import Network
 from tersor.pipeline import nni_room, structure
-from tersor.pipeline.channels import frozen_layers
+from tersor.pipeline.coupling import couple
+from tersor.pipeline.narrowing import narrowed
+from tersor.pipeline.proof import masked, prove
 from tersor.pipeline.recipe import Structure
-from tersor.pipeline.structure import kept_width, masked, prove, prune_channels
+from tersor.pipeline.structure import Images, prune_channels
+from tersor.pipeline.widths import kept_width
 
 RNG = np.random.default_rng(0)
 
 
 def pruned(net: Network, **settings: object) -> tuple[Network, dict[str, object]]:
-    images = RNG.standard_normal((70, *net.input_shape)).astype(np.float32)
+    inputs = RNG.standard_normal((70, *net.input_shape)).astype(np.float32)
+    images = Images(inputs, RNG.integers(0, len(net.classes), 70))
     chosen = Structure(stage="structure", **settings)  # type: ignore[arg-type]
     return prune_channels(net, chosen, images, lambda *_: None)
 
@@ -101,34 +105,64 @@ def test_nothing_to_prune_is_told() -> None:
 def test_proof_catches_a_rebuild_that_kept_other_channels() -> None:
     net = make(batch_norm=True)
     module, example = net.module(), torch.zeros(2, 1, 8, 8)
-    kept = nni_room.channel_masks(module, example, "l1norm", {"conv1.0": 16})
-    wrong = {"conv1.0": ~kept["conv1.0"]}
-    rebuilt = net.with_tensors(nni_room.speed_up(module, example, wrong)).module()
+    coupling = couple(module, example)
+    sets = coupling.free("conv1.0")
+    rebuilt = net.with_tensors(narrowed(module, coupling, sets[:16])).module()
     with pytest.raises(TersorError, match="does not compute what the masked one does"):
-        prove(module, rebuilt, kept, torch.randn(4, 1, 8, 8))
+        prove(module, rebuilt, coupling, sets[16:], torch.randn(4, 1, 8, 8))
+
+
+def test_proof_catches_inputs_of_the_next_layer_in_the_wrong_order() -> None:
+    """Report R3's bug: neurons go, but the next layer loses other columns."""
+    net = make(batch_norm=True)
+    module, example = net.module(), torch.zeros(2, 1, 8, 8)
+    coupling = couple(module, example)
+    removed = coupling.free("conv2.0")[:8]
+    tensors = narrowed(module, coupling, removed)
+    tensors["fc1.weight"] = module.fc1.weight.detach()[:, : tensors["fc1.weight"].shape[1]].flip(1)
+    with pytest.raises(TersorError, match="does not compute"):
+        prove(module, net.with_tensors(tensors).module(), coupling, removed, torch.randn(4, 1, 8, 8))
 
 
 def test_proof_catches_a_dropped_batch_norm_constant() -> None:
     """What NNI's own masked model computes is another function: the proof tells the two apart."""
-    net = make(batch_norm=True)
-    module, example = net.module(), torch.zeros(2, 1, 8, 8)
-    kept = nni_room.channel_masks(module, example, "l1norm", {"conv1.0": 16})
-    conv_only = masked(module, kept, batch_norm=False)
+    module, example = make(batch_norm=True).module(), torch.zeros(2, 1, 8, 8)
+    coupling = couple(module, example)
+    removed = coupling.free("conv1.0")[:16]
+    conv_only = masked(module, coupling, removed, norms=False)
     with pytest.raises(TersorError, match="does not compute"):
-        prove(module, conv_only, kept, torch.randn(4, 1, 8, 8))
+        prove(module, conv_only, coupling, removed, torch.randn(4, 1, 8, 8))
 
 
-def test_unasked_removal_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = nni_room.speed_up
+def greedy_speed_up(module: nn.Module, example: torch.Tensor, kept: dict[str, torch.Tensor]) -> dict:
+    fewer = {k: v.clone() for k, v in kept.items()}
+    fewer["conv1.0"][fewer["conv1.0"].nonzero()[0]] = False
+    return REAL_SPEED_UP(module, example, fewer)
 
-    def greedy(module: nn.Module, example: torch.Tensor, kept: dict[str, torch.Tensor]) -> dict:
-        fewer = {k: v.clone() for k, v in kept.items()}
-        fewer["conv1.0"][fewer["conv1.0"].nonzero()[0]] = False
-        return real(module, example, fewer)
 
-    monkeypatch.setattr(structure.nni_room, "speed_up", greedy)
+REAL_SPEED_UP = nni_room.speed_up
+
+
+def test_unasked_removal_by_nni_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure.nni_room, "speed_up", greedy_speed_up)
     with pytest.raises(TersorError, match="NNI removed other channels of layer 'conv1.0' than asked"):
-        pruned(make(), sparsity=0.5)
+        pruned(make(), sparsity=0.5, rebuild="nni")
+
+
+def test_where_nni_is_wrong_our_own_rebuild_takes_over_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure.nni_room, "speed_up", greedy_speed_up)
+    net, details = pruned(make(), sparsity=0.5)
+    assert details["rebuilt_by"] == "tersor"
+    assert "NNI removed other channels" in str(details["not_by_nni"])
+    assert net.tensors["conv1.0.weight"].shape[0] == 16
+
+
+def test_nni_and_our_own_rebuild_give_the_same_tensors() -> None:
+    net = make("resnet20", (3, 16, 16), shortcut="B")
+    by_nni, told = pruned(net, sparsity=0.4, rebuild="nni", reestimate_batch_norm=False)
+    by_us, _ = pruned(net, sparsity=0.4, rebuild="own", reestimate_batch_norm=False)
+    assert told["rebuilt_by"] == "nni"
+    assert all(torch.equal(tensor, by_us.tensors[name]) for name, tensor in by_nni.tensors.items())
 
 
 class _Looks(nn.Module):
@@ -146,23 +180,63 @@ def test_forward_with_an_if_is_told() -> None:
         nni_room.trace(_Looks())
 
 
-def test_option_a_keeps_its_residual_stream_and_narrows_the_blocks() -> None:
+def test_option_a_is_narrowed_stream_and_blocks() -> None:
     net, details = pruned(make("resnet20", (3, 16, 16), shortcut="A"), sparsity=0.5)
     assert details["masked_max_abs_diff"] <= 1e-5
-    inner = [f"layer{g}.{b}.conv1" for g in (1, 2, 3) for b in range(3)]
-    assert list(details["widths"]) == inner  # type: ignore[call-overload]
     assert net.tensors["layer3.0.conv1.weight"].shape[0] == 32
+    # half of the first 16 channels go everywhere; the zeros that shortcuts add stay
+    assert net.tensors["conv1.weight"].shape[0] == 8
+    assert net.tensors["layer3.2.conv2.weight"].shape[0] == 64 - 8
+    assert net.module()(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
 
 
-def test_convolution_that_feeds_the_output_is_frozen() -> None:
-    net = nn.Sequential(
-        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+def test_layers_have_their_own_sparsity() -> None:
+    _, details = pruned(make(), sparsity=0.5, per_layer={"conv1*": 0.25})
+    assert details["widths"] == {"conv1.0": [32, 24], "conv2.0": [64, 32]}
+
+
+def test_two_sparsities_for_layers_that_go_together_are_refused() -> None:
+    net = make("resnet20", (3, 16, 16), shortcut="B")
+    with pytest.raises(BadInput, match="layers whose channels go together were given different sparsities"):
+        pruned(net, per_layer={"conv1": 0.25, "layer1.0.conv2": 0.5})
+
+
+def test_sparsity_of_an_unknown_layer_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(BadInput, match=r"no layer matches 'conv9.0'"):
+        pruned(make(), per_layer={"conv9.0": 0.25})
+
+
+def test_global_scope_takes_more_where_channels_are_less_important() -> None:
+    net = make()
+    tensors = dict(net.tensors)
+    tensors["conv2.0.weight"] = tensors["conv2.0.weight"].clone()
+    tensors["conv2.0.weight"][:40] *= 1e-3
+    _, details = pruned(net.with_tensors(tensors), sparsity=0.4, scope="global", pruner="l1norm")
+    assert details["widths"] == {"conv1.0": [32, 32], "conv2.0": [64, 64 - int(0.4 * 96)]}
+    assert details["achieved_sparsity_fraction"] == pytest.approx(0.4, abs=0.02)
+
+
+def test_taylor_keeps_the_channels_that_the_loss_feels() -> None:
+    net = make(batch_norm=False)
+    tensors = dict(net.tensors)
+    tensors["fc1.weight"] = tensors["fc1.weight"].clone()
+    tensors["fc1.weight"][:, : 16 * 4] = 0  # nothing reads the first 16 channels of conv2
+    _, details = pruned(
+        net.with_tensors(tensors), sparsity=0.25, pruner="taylor", layers=["conv2*"], taylor_batches=2
     )
-    assert frozen_layers(net, torch.zeros(2, 1, 8, 8)) == {"2"}
+    assert details["conv_mask_max_abs_diff"] <= 1e-9
 
 
-def test_stream_into_a_zero_padding_shortcut_is_frozen() -> None:
-    net = make("resnet20", (3, 16, 16), shortcut="A").module()
-    frozen = frozen_layers(net, torch.zeros(2, 3, 16, 16))
-    assert {"conv1", "layer1.0.conv2", "layer2.2.conv2", "layer3.0.conv2", "fc"} <= frozen
-    assert not [name for name in frozen if name.endswith(".conv1")]
+@pytest.mark.parametrize("kind", ["agp", "linear"])
+def test_schedule_trains_with_growing_masks_and_is_proven(kind: str) -> None:
+    net = make(batch_norm=True)
+    schedule = {"kind": kind, "rounds": 3, "epochs": 3, "batch_size": 16}
+    small, details = pruned(net, sparsity=0.5, pruner="l1norm", schedule=schedule)
+    assert details["widths"] == {"conv1.0": [32, 16], "conv2.0": [64, 32]}
+    assert details["masked_max_abs_diff"] <= 1e-5
+    assert not torch.equal(small.tensors["fc2.weight"], net.tensors["fc2.weight"])
+
+
+def test_schedule_needs_equal_widths_in_a_space() -> None:
+    with pytest.raises(BadInput, match="cannot be masked while training: layers that go together differ"):
+        pruned(make("resnet20", (3, 16, 16), shortcut="A"), schedule={"epochs": 0.1})
