@@ -42,7 +42,9 @@ def why_not(target: str) -> str | None:
     return None if target == "cpu" else _probe(target)
 
 
-def open_session(model: Path | bytes, target: str, *, threads: int = 1) -> "InferenceSession":
+def open_session(
+    model: Path | bytes, target: str, *, threads: int = 1, profile: Path | None = None
+) -> "InferenceSession":
     """A session whose every node runs on `target`.
 
     Args:
@@ -50,6 +52,7 @@ def open_session(model: Path | bytes, target: str, *, threads: int = 1) -> "Infe
         target: a key of `TARGETS`.
         threads: intra-op threads, at least 1. With more than one, idle workers sleep instead of
             spinning: spinning workers of one session take the cores from another.
+        profile: where ONNX Runtime's profiler writes, as the beginning of a file name; None: it is off.
 
     Raises:
         BadInput: unknown target, no threads, a missing or damaged model, or one with external data.
@@ -63,7 +66,7 @@ def open_session(model: Path | bytes, target: str, *, threads: int = 1) -> "Infe
     where = model if isinstance(model, Path) else "model in memory"
     read_model(model)  # refuses external data, which ONNX Runtime would follow out of the folder
     data = model.read_bytes() if isinstance(model, Path) else model
-    session = _session(data, target, threads, where)
+    session = _session(data, target, threads, where, profile)
     _check_placement(session, target, where)
     return session
 
@@ -103,13 +106,17 @@ def _provider(target: str) -> str:
     return TARGETS[target]
 
 
-def _session(data: bytes, target: str, threads: int, where: object) -> "InferenceSession":
+def _session(
+    data: bytes, target: str, threads: int, where: object, profile: Path | None = None
+) -> "InferenceSession":
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = LOG_FATAL_ONLY
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if threads > 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if target != "cpu":

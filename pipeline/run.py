@@ -77,9 +77,11 @@ def compute(
     with store.working_folder(digest, lambda: tell(0.0, "waiting for another run's same stage")) as folder:
         if (ready := store.find(digest)) is not None:
             return ready  # another process finished it while this one waited
-        start = before.network() if before else checked_start(recipe, data, tell)
+        start = before.network() if before else checked_start(recipe, data, store.profiles, tell)
         baseline = done[0].network if done else None
-        context = Context(recipe, data, stage_seed(recipe, index), folder / CHECKPOINT, tell, baseline)
+        context = Context(
+            recipe, data, stage_seed(recipe, index), folder / CHECKPOINT, store.profiles, tell, baseline
+        )
         network, details = STAGES[settings.stage][1](start, settings, context)
         seconds = time.monotonic() - began
         validation = Images.of(data.validation, data.preprocessing)
@@ -92,7 +94,7 @@ def compute(
         return store.finish(digest, folder)
 
 
-def checked_start(recipe: Recipe, data: Data, tell: Tell) -> Network:
+def checked_start(recipe: Recipe, data: Data, profiles: Path, tell: Tell) -> Network:
     """The fresh network, after a rehearsal of what would else fail only after the training."""
     start = fresh_network(recipe, data)
     for settings in recipe.stages:
@@ -100,7 +102,7 @@ def checked_start(recipe: Recipe, data: Data, tell: Tell) -> Network:
             from tersor.pipeline.structure import try_structure
 
             tell(0.0, "checking that its channels can be pruned")
-            try_structure(start, settings)
+            try_structure(start, settings, profiles, tell)
         elif settings.stage in ("sparsity", "sharing", "linear"):
             check_patterns(start, settings)
         elif settings.stage in ("train", "tune") and settings.ramp is not None:

@@ -5,9 +5,6 @@ stage's result changes for equal settings: cached results of older versions are 
 """
 
 import hashlib
-import pickle
-import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +23,9 @@ from tersor.pipeline.sharing import share_weights
 from tersor.pipeline.sparsity import prune_weights
 from tersor.pipeline.training import Progress, fit
 from tersor.pipeline.vectors import round_vectors
+from tersor.pipeline.weights_file import read_weights
 
 Result = tuple[Network, dict[str, Any]]
-
-WANTED_WEIGHTS = "a .safetensors file, or a state dict saved with torch.save(model.state_dict(), ...)"
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,7 @@ class Context:
     data: Data
     seed: int
     checkpoint: Path
+    profiles: Path
     progress: Progress
     baseline: Callable[[], Network] | None = None
     """The first stage's result; None in the first stage."""
@@ -81,12 +78,15 @@ def load_weights(start: Network, settings: Any, context: Context) -> Result:
 
 def prune_structure(start: Network, settings: Any, context: Context) -> Result:
     """Remove channels with NNI and prove the rebuilt network."""
-    from tersor.pipeline.structure import Images, prune_channels  # imports NNI's neighbourhood: slow, so late
+    from tersor.pipeline import structure  # imports NNI's neighbourhood: slow, so late
 
     some, preprocess = context.data.train, context.data.preprocessing.apply
-    images = Images(preprocess(some.images[:10_000]), some.labels[:10_000])
+    images = structure.Images(preprocess(some.images[:10_000]), some.labels[:10_000])
     torch.manual_seed(context.seed)  # NNI's propagation draws random inputs
-    return prune_channels(start, settings, images, context.progress, seed=context.seed)
+    tell, seed = context.progress, context.seed
+    baseline = context.baseline() if context.baseline else start
+    counts = structure.counts_for(settings, start, baseline, context.profiles, tell)
+    return structure.prune_channels(start, settings, images, tell, seed=seed, counts=counts)
 
 
 def prune_small_weights(start: Network, settings: Any, context: Context) -> Result:
@@ -200,63 +200,6 @@ def check_fits(start: Network, data: Data) -> None:
             wanted=f"(2, {len(data.classes)})",
             where=f"network `{start.definition}`, data `{data.name}`",
         )
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file, or of a state dict read with weights_only=True.
-
-    Raises:
-        BadInput: missing, damaged, a pickle with code in it, no state dict, or a weight that is NaN.
-    """
-    if not path.is_file():
-        raise BadInput("the weights are missing", where=path, todo="Check `weights` of the load stage")
-    state = _read_state(path)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise BadInput(
-            "the weights file is no state dict",
-            got=type(state).__name__,
-            wanted=WANTED_WEIGHTS,
-            where=path,
-        )
-    tensors = {k: v.detach().cpu().float() if v.is_floating_point() else v for k, v in state.items()}
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise BadInput(
-            "a weight is not a number",
-            got=f"NaN or infinity in {', '.join(broken[:3])}",
-            where=path,
-            todo="Its training diverged: take an earlier checkpoint",
-        )
-    return tensors
-
-
-def _read_state(path: Path) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"(?i)unsupported (?:global: )?(?:GLOBAL )?([\w.]+(?: \d+)?)", str(error))
-        raise BadInput(
-            "the weights file holds code, not only tensors; it was not executed",
-            got=found.group(1) if found else "a pickle of objects",
-            wanted=WANTED_WEIGHTS,
-            where=path,
-            todo="Save the state dict alone, better as .safetensors",
-        ) from error
-    except Exception as error:
-        raise BadInput(
-            "the weights cannot be read",
-            got=str(error).splitlines()[0][:200],
-            wanted=WANTED_WEIGHTS,
-            where=path,
-            todo="Get the file again",
-        ) from error
 
 
 def stage_identity(

@@ -62,7 +62,7 @@ class Store:
     """A root folder (`runs/`) with its stage cache."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.cache = root, root / ".stages"
+        self.root, self.cache, self.profiles = root, root / ".stages", root / ".profiles"
 
     def find(self, digest: str) -> StageResult | None:
         """A finished, undamaged stage, or None. A damaged one is moved out of the way."""

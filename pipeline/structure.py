@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,8 +87,42 @@ def prune_channels(
     return rebuilt, report(settings, coupling, spaces, removed) | proof | chosen_how
 
 
-def try_structure(network: Network, settings: Structure) -> None:
+def counts_for(
+    settings: Structure, network: Network, baseline: Network, profiles: Path, tell: Tell
+) -> Counts | None:
+    """How channels are counted where measured latency or a budget decides; None where sparsity does.
+
+    Args:
+        network: what is pruned.
+        baseline: what speed-ups and fractions refer to.
+        profiles: folder of measured layer latencies.
+    """
+    from tersor.pipeline import budget
+
+    def by_search(
+        spaces: list[Space], scores: Scores, coupling: Coupling
+    ) -> tuple[list[int], dict[str, Any]]:
+        """Widths within the budget."""
+        return budget.widths_within_budget(
+            network, baseline, settings, profiles, spaces, scores, coupling, tell
+        )
+
+    def by_steps(spaces: list[Space], scores: Scores, coupling: Coupling) -> tuple[list[int], dict[str, Any]]:
+        """Planned widths, widened to the end of their step."""
+        planned = removals(spaces, scores, coupling, settings)
+        return budget.widened_to_steps(network, planned, profiles, spaces, coupling, tell)
+
+    if settings.search is not None:
+        return by_search
+    return by_steps if settings.align == "auto" else None
+
+
+def try_structure(
+    network: Network, settings: Structure, profiles: Path, tell: Tell = lambda *_: None
+) -> None:
     """Plan, mask, rebuild and prove on fresh weights: what cannot be pruned fails before training.
+
+    A budget that no widths can meet is told here too; the layer latencies it needs are then there already.
 
     Raises:
         BadInput, TersorError: as `prune_channels`.
@@ -95,8 +130,10 @@ def try_structure(network: Network, settings: Structure) -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(8, *network.input_shape, generator=generator).numpy()
     images = Images(inputs, np.zeros(len(inputs), np.int64))
-    quick = {"pruner": "l1norm", "schedule": None, "search": None}
-    prune_channels(network, settings.model_copy(update=quick), images, lambda *_: None)
+    search = settings.search and settings.search.model_copy(update={"rounds": 1})
+    quick = settings.model_copy(update={"pruner": "l1norm", "schedule": None, "search": search})
+    counts = counts_for(quick, network, network, profiles, tell)
+    prune_channels(network, quick, images, lambda *_: None, counts=counts)
 
 
 def channel_scores(

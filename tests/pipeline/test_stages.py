@@ -14,7 +14,7 @@ from tersor.pipeline.training import fit
 
 RAW = {"name": "x", "model": "mnist", "stages": [{"stage": "train"}, {"stage": "tune"}]}
 RECIPE = Recipe.model_validate(RAW)
-CONTEXT = Context(RECIPE, blobs(), 0, Path("none"), lambda *_: None)
+CONTEXT = Context(RECIPE, blobs(), 0, Path("none"), Path("none"), lambda *_: None)
 
 
 @pytest.fixture(scope="module")
