@@ -16,7 +16,7 @@ OPTIONS = $(if $(DATA),--data "$(DATA)") $(foreach s,$(SET),--set '$(s)')
 
 STUDY ?= studies/sparsity-sweep.yaml
 
-.PHONY: help setup compress deploy benchmark report verify study table-r1 table-r3 table-r5 verify-results test test-cluster lint clean
+.PHONY: help setup compress deploy benchmark report verify study table-r1 table-r3 table-r5 table-structure profile verify-results test test-cluster lint clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -64,6 +64,12 @@ table-r3: $(READY) ## report R3's grid of 72 networks beside ours (DATA: folder 
 
 table-r5: $(READY) ## report R5's table beside ours (DATA: folder with MNIST)
 	@$(BIN)/tersor table-r5 --data "$(DATA)" --out docs/table-r5.md
+
+profile: $(READY) ## latency against width of a recipe's layers on this machine (RECIPE, DATA)
+	@$(BIN)/tersor profile $(RECIPE) $(if $(DATA),--data "$(DATA)")
+
+table-structure: $(READY) ## prune, prove, export and time fifteen networks (half an hour)
+	@$(BIN)/tersor table-structure --out docs/table-structure.md
 
 verify-results: $(READY) ## measure bytes and accuracy of results/ again, without training (DATA)
 	@$(BIN)/tersor verify-results $(if $(DATA),--data "$(DATA)")

@@ -1,7 +1,7 @@
 """The search of widths for the stage `structure`: budget, prediction, and the real network's time."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,21 +83,43 @@ def widths_within_budget(
             where=f"stage `{settings.name}`, setting `search`",
             todo="Ask for less, raise max_cut, or let more layers be pruned (`linear`, `layers`)",
         )
-    rounds, tried = list[dict[str, float]](), list[tuple[bool, float, list[int]]]()
-    for turn in range(search.rounds):
-        tell(0.6 + 0.4 * turn / search.rounds, f"timing the network, round {turn + 1}")
+    counts, rounds, met = _narrow_down(problem, build, clock, allowed, anchors, search.rounds, tell)
+    told = {"allowed_ms": allowed, "baseline_ms": clock.baseline_ms, "budget_met": met, "rounds": rounds}
+    return counts, {"search": {**search.model_dump(exclude_none=True), **told}}
+
+
+def _narrow_down(
+    problem: Problem,
+    build: Callable[[Sequence[int]], tuple[Network, list[int]]],
+    clock: "_Clock",
+    allowed: float,
+    anchors: dict[float, float],
+    rounds: int,
+    tell: Tell,
+) -> tuple[list[int], list[dict[str, float]], bool]:
+    """Predict, build, time and correct, until the network takes nearly what is allowed.
+
+    Args:
+        anchors: sum of the layers' latencies -> the network's, of networks that were timed; grows.
+
+    Returns:
+        Sets to remove of each space, of the best network within the budget (else of the fastest), every
+        round's prediction and measurement, and whether the budget is met.
+    """
+    told, tried = list[dict[str, float]](), list[tuple[bool, float, list[int]]]()
+    for turn in range(rounds):
+        tell(0.6 + 0.4 * turn / rounds, f"timing the network, round {turn + 1}")
         choice = solve(problem, _sum_for(AIM_FRACTION * allowed, anchors))
         summed, (candidate, counts) = total(problem.costs, choice), build(choice)
         predicted, found = _time_for(summed, anchors), clock.time(candidate)
-        rounds.append({"predicted_ms": predicted, "measured_ms": found})
+        told.append({"predicted_ms": predicted, "measured_ms": found})
         within = found <= allowed
         tried.append((within, problem.value(choice) if within else -found, counts))
         if CLOSE_FRACTION * allowed <= found <= allowed:
             break
         anchors[summed] = found
-    best = max(tried)
-    told = {"allowed_ms": allowed, "baseline_ms": clock.baseline_ms, "budget_met": best[0], "rounds": rounds}
-    return best[2], {"search": {**search.model_dump(exclude_none=True), **told}}
+    met, _, counts = max(tried)
+    return counts, told, met
 
 
 def _time_for(summed: float, anchors: Mapping[float, float]) -> float:
@@ -147,7 +169,7 @@ def widened_to_steps(
     coupling: Coupling,
     tell: Tell,
 ) -> tuple[list[int], dict[str, Any]]:
-    """`align: auto`: each space as wide as it can be without taking longer than planned (within 2 %).
+    """`align: auto`: each space as wide as it can be without taking longer than planned (within 4 %).
 
     The time of a space is that of the layers that write and read it, their other side as it is now.
 
