@@ -16,7 +16,7 @@ OPTIONS = $(if $(DATA),--data "$(DATA)") $(foreach s,$(SET),--set '$(s)')
 
 STUDY ?= studies/sparsity-sweep.yaml
 
-.PHONY: help setup compress deploy benchmark report verify study table-r1 table-r3 table-r5 table-structure profile verify-results test test-cluster lint clean
+.PHONY: help setup compress deploy benchmark report verify study table-r1 table-r2 table-r3 table-r5 table-structure profile verify-results test test-cluster lint clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -58,6 +58,9 @@ study: $(READY) ## run a study (STUDY=studies/x.yaml, DATA, FAST=1)
 
 table-r1: $(READY) ## report R1's pruning tables beside ours (DATA: folder with CIFAR-10, FAST=1)
 	@$(BIN)/tersor table-r1 $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-r1.md)
+
+table-r2: $(READY) ## report R2's pruning and sharing tables beside ours (DATA: folder with CIFAR-10, FAST=1)
+	@$(BIN)/tersor table-r2 $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-r2.md)
 
 table-r3: $(READY) ## report R3's grid of 72 networks beside ours (DATA: folder with Fashion-MNIST, FAST=1)
 	@$(BIN)/tersor table-r3 $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-r3.md)

@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command()(sensitivity)
     app.command()(predictions)
     app.command("table-r1")(table_r1)
+    app.command("table-r2")(table_r2)
     app.command("table-r3")(table_r3)
     app.command("table-r5")(table_r5)
     app.command()(keep)
@@ -147,6 +148,24 @@ def table_r1(
 
     rows, text = r1.make_table(data, runs, fast=fast, quiet=quiet)
     _tell_table("R1", rows, text, out, as_json)
+
+
+def table_r2(
+    data: DataOption = None,
+    runs: RunsOption = RUNS,
+    fast: FastOption = False,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Report R2's pruning and sharing beside ours: VGG16-half, no retraining; a picture beside the table."""
+    from tersor.pipeline import table_r2 as r2
+
+    rows, text = r2.make_table(data, runs, fast=fast, quiet=quiet)
+    if out is not None:
+        r2.draw(rows, out.with_suffix(".png"))
+        text += f"\n![accuracy against sparsity]({out.with_suffix('.png').name})\n"
+    _tell_table("R2", rows, text, out, as_json)
 
 
 def table_r3(
