@@ -70,7 +70,7 @@ def widths_within_budget(
         removed = choose(spaces, counts, scores, coupling)
         return network.with_tensors(narrowed(module, coupling, removed), forms={}), counts
 
-    clock = _Clock(baseline, search.threads, search.batch)
+    clock = Clock(baseline, search.threads, search.batch)
     fastest = minimise([len(kept) for kept in problem.kept], problem.costs)
     middle = [(low + high) // 2 for low, high in zip(fastest, problem.full(), strict=True)]
     anchors = {total(problem.costs, c): clock.time(build(c)[0]) for c in (fastest, middle, problem.full())}
@@ -91,7 +91,7 @@ def widths_within_budget(
 def _narrow_down(
     problem: Problem,
     build: Callable[[Sequence[int]], tuple[Network, list[int]]],
-    clock: "_Clock",
+    clock: "Clock",
     allowed: float,
     anchors: dict[float, float],
     rounds: int,
@@ -139,7 +139,7 @@ def _sum_for(allowed_ms: float, anchors: Mapping[float, float]) -> float:
     return max(within, default=min(anchors))
 
 
-class _Clock:
+class Clock:
     """Times networks in turn with the baseline; a slow moment of the machine hits both and is divided out."""
 
     def __init__(self, baseline: Network, threads: int, batch: int) -> None:
