@@ -68,3 +68,15 @@ def test_option_a_pads_with_zeros_and_strides() -> None:
 def test_too_small_image_says_what_to_do() -> None:
     with pytest.raises(BadInput, match="image is too small.*smaller kernel or larger images"):
         definition.build("lenet", (3, 8, 8), 10, {})
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "googlenet"])
+def test_torchvision_networks_give_one_tensor_of_logits(name: str) -> None:
+    net = definition.build(name, (3, 64, 64), 7, {}).eval()
+    assert net(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 16, 64)])
+def test_torchvision_networks_refuse_grey_and_tiny_images(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(BadInput, match=r"does not take these images.*Wanted 3 channels, at least 32x32"):
+        definition.build("mobilenet_v2", shape, 7, {})

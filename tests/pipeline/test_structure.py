@@ -240,3 +240,15 @@ def test_schedule_trains_with_growing_masks_and_is_proven(kind: str) -> None:
 def test_schedule_needs_equal_widths_in_a_space() -> None:
     with pytest.raises(BadInput, match="cannot be masked while training: layers that go together differ"):
         pruned(make("resnet20", (3, 16, 16), shortcut="A"), schedule={"epochs": 0.1})
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "regnet_y_400mf", "googlenet"])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_torchvision_networks_are_narrowed_and_proven(name: str, scope: str) -> None:
+    net, details = pruned(
+        make(name, (3, 32, 32)), sparsity=0.3, scope=scope, pruner="l2norm", rebuild="own",
+        reestimate_batch_norm=False,
+    )  # fmt: skip
+    assert details["masked_max_abs_diff"] <= 1e-5
+    assert details["achieved_sparsity_fraction"] == pytest.approx(0.3, abs=0.1)
+    assert net.module()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
