@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tersor.models.errors import FormatError, TersorError, Unavailable
-from tersor.pipeline import cli_structure, cli_study
+from tersor.pipeline import cli_lessons, cli_structure, cli_study
 from tersor.pipeline.cli_options import (
     CoderOption,
     DataOption,
@@ -178,6 +178,7 @@ def report(
 
 cli_structure.register(app)
 cli_study.register(app)
+cli_lessons.register(app)
 
 
 def main() -> None:

@@ -221,7 +221,7 @@ def auto_amounts(
     """
     if limit_images < 1:
         raise BadInput("limit_images is out of range", got=limit_images, wanted="at least 1")
-    images = Images.of(_limited(data.validation, limit_images), data.preprocessing)
+    images = Images.of(limited(data.validation, limit_images), data.preprocessing)
     points = sensitivity(
         network, images, method=method, levels=levels, layers=layers, per_channel=per_channel,
         progress=progress,
@@ -234,7 +234,7 @@ def _hardness(point: Point) -> float:
     return point.level if point.method == "sparsity" else -point.level
 
 
-def _limited(split: Split, limit: int) -> Split:
+def limited(split: Split, limit: int) -> Split:
     """The first images of an order that is the same every time and gives each class its share."""
     if len(split) <= limit:
         return split
