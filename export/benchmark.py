@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -23,6 +23,24 @@ WARM_UP_SECONDS = 0.05
 RESAMPLES = 400
 SAME_FILE_FRACTION = 0.03
 """Two sessions of one file differ by up to this much, through where their memory happens to lie."""
+
+
+class Runs(Protocol):
+    """What is timed: an ONNX Runtime session, or a function that stands in for one."""
+
+    def run(self, _outputs: None, _feed: dict[str, Any], /) -> Any:
+        """One run."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A function timed the way a session is."""
+
+    call: Callable[[], object]
+
+    def run(self, _outputs: None, _feed: dict[str, Any], /) -> object:
+        """Call it."""
+        return self.call()
 
 
 @dataclass(frozen=True)
@@ -98,6 +116,8 @@ def benchmark(
     for done, (batch, count) in enumerate(settings):
         sessions = {name: open_session(model, target, threads=count) for name, model in models.items()}
         feeds = {name: _feed(session, inputs, batch) for name, session in sessions.items()}
+        for name, session in sessions.items():
+            outputs(session, next(iter(feeds[name].values())))  # a wrong shape is told here, in words
 
         def report(fraction: float, done: int = done) -> None:
             """Tell the fraction of all settings that is done."""
@@ -113,6 +133,35 @@ def benchmark(
     return rows
 
 
+def time_calls(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    baseline: str,
+    provider: str,
+    batch: int,
+    threads: int,
+    seconds_per_call: float = 1.0,
+    progress: Callable[[float], None] = lambda _: None,
+) -> list[LatencyRow]:
+    """Time functions against each other the way `benchmark` times models: interleaved, with intervals.
+
+    Args:
+        calls: name -> a function of no arguments, one run of a whole batch each.
+        baseline: the name whose p50 the speed-ups divide.
+        provider, batch, threads: what the rows are to say; the functions see to it themselves.
+        seconds_per_call: time spent per function.
+        progress: called with the fraction done, 0 to 1.
+
+    Raises:
+        BadInput: the baseline is not among the functions.
+    """
+    if baseline not in calls:
+        raise BadInput("the baseline is not among the functions", got=baseline, wanted=", ".join(calls))
+    runs = {name: _Call(call) for name, call in calls.items()}
+    samples = _interleave(runs, dict.fromkeys(calls, {}), seconds_per_call, progress)
+    return [_row(name, provider, batch, threads, samples[name], samples[baseline]) for name in calls]
+
+
 def _feed(session: "InferenceSession", inputs: np.ndarray | None, batch: int) -> dict[str, np.ndarray]:
     entry = session.get_inputs()[0]
     if inputs is None:
@@ -123,7 +172,7 @@ def _feed(session: "InferenceSession", inputs: np.ndarray | None, batch: int) ->
 
 
 def _interleave(
-    sessions: Mapping[str, "InferenceSession"],
+    sessions: Mapping[str, Runs],
     feeds: Mapping[str, dict[str, np.ndarray]],
     seconds_per_model: float,
     report: Callable[[float], None],
@@ -153,16 +202,15 @@ def _interleave(
     return {name: np.array(values) for name, values in samples.items()}
 
 
-def _runs_per_sample(session: "InferenceSession", feed: dict[str, np.ndarray]) -> int:
+def _runs_per_sample(session: Runs, feed: dict[str, np.ndarray]) -> int:
     """Warm up, and return how many runs make one sample."""
-    outputs(session, next(iter(feed.values())))  # a wrong shape is told here, in words
     fastest, start = float("inf"), time.perf_counter()
     while time.perf_counter() - start < WARM_UP_SECONDS or fastest == float("inf"):
         fastest = min(fastest, _sample_ms(session, feed, 1))
     return max(1, round(SHORTEST_SAMPLE_MS / fastest))
 
 
-def _sample_ms(session: "InferenceSession", feed: dict[str, Any], runs: int) -> float:
+def _sample_ms(session: Runs, feed: dict[str, Any], runs: int) -> float:
     run = session.run
     start = time.perf_counter_ns()
     for _ in range(runs):

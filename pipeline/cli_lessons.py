@@ -1,7 +1,7 @@
 """Commands that repeat the reports' lessons on a network of yours, and the table of what it costs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +14,9 @@ StageOption = Annotated[str | None, typer.Option(help="Whose network; default: t
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
     app.command()(influence)
+    app.command()(shrink)
+    app.command()(collapse)
+    app.command("gemm-lesson")(gemm_lesson)
 
 
 def influence(
@@ -39,3 +42,75 @@ def influence(
     for layer, why in found.left_out.items():
         typer.echo(f"left out: {layer}, {why}")
     typer.echo(str(picture))
+
+
+def shrink(
+    run: RunArg,
+    data: DataOption = None,
+    layers: Annotated[str, typer.Option(help="Comma-separated, in order; default: all.")] = "",
+    widths: Annotated[
+        list[str] | None, typer.Option(metavar="LAYER=N,N,...", help="Visit these; default: every width.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Of fine-tuning after each removal.")] = 5,
+    learning_rate: Annotated[float, typer.Option(help="Of the fine-tuning (Adam).")] = 1e-3,
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=1, help="Validation accuracy a step may cost, a fraction.")
+    ] = 0.01,
+    against: Annotated[
+        Literal["step", "start"], typer.Option(help="A drop from the step before (R3), or from the start.")
+    ] = "step",
+    by: Annotated[
+        Literal["squares", "l1", "l2", "taylor"], typer.Option(help="Prediction of influence.")
+    ] = "squares",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """R3's pruning: channels out one by one, fine-tuned after each, until one costs too much. Resumable."""
+    from tersor.pipeline import shrink_run
+
+    found, picture = shrink_run.run_shrink(
+        run, data, layers=[name for name in layers.split(",") if name], widths=widths or [],
+        settings={"max_drop": max_drop, "against": against, "by": by},
+        tuning={"epochs": epochs, "learning_rate": learning_rate}, quiet=quiet,
+    )  # fmt: skip
+    if as_json:
+        print_json(shrink_run.as_json(found))
+    else:
+        typer.echo(shrink_run.shrink_markdown(found))
+        typer.echo(str(picture))
+
+
+def collapse(
+    run: RunArg,
+    data: DataOption = None,
+    layer: Annotated[str | None, typer.Option(help="A linear layer; default: the last but one.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="At most this many validation images.")] = 2000,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """R3's collapse (10 % left without one neuron): a right rebuild, six wrong ones, and the proof."""
+    from tersor.pipeline import collapse as lesson
+
+    found, picture = lesson.run_collapse(run, data, layer=layer, images=images, quiet=quiet)
+    if as_json:
+        print_json(lesson.as_json(found))
+    else:
+        typer.echo(lesson.collapse_markdown(found))
+        typer.echo(str(picture))
+
+
+def gemm_lesson(
+    run: Annotated[
+        Path | None, typer.Argument(help="A finished run; default: R3's chosen network, fresh weights.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="Of PyTorch and ONNX Runtime.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Timing budget of each way.")] = 2.0,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """R3's convolution as unfold + matmul, timed against Conv2d and ONNX Runtime; outputs must agree."""
+    from tersor.pipeline import gemm_lesson as lesson
+
+    found = lesson.run_lesson(run, batch=batch, threads=threads, seconds=seconds, quiet=quiet)
+    print_json(lesson.as_json(found)) if as_json else typer.echo(lesson.lesson_markdown(found))

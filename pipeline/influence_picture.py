@@ -97,9 +97,10 @@ def _scale(axes: "Axes", guesses: Sequence[float], drops: Sequence[float]) -> No
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(plain))
     typical = sorted(map(abs, drops))[len(drops) // 2]
-    if typical > 0 and max(drops) > 8 * typical:
-        axes.set_yscale("symlog", linthresh=max(typical, 0.1), linscale=0.7)
-        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=0.1, subs=(1.0, 3.0)))
+    if typical > 0 and max(drops) > 12 * typical:
+        flat = max(typical, 0.1)
+        axes.set_yscale("symlog", linthresh=flat, linscale=0.7)
+        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=flat, subs=(1.0, 3.0)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(plain))
     else:

@@ -1,0 +1,60 @@
+"""The picture of `tersor collapse`: accuracy without each neuron in turn, a panel a way of rebuilding."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tersor.pipeline.picture import ACCENT, INK, MUTED, PAPER, SOFT, STYLE
+
+if TYPE_CHECKING:
+    from tersor.pipeline.collapse import Collapse
+
+THEIRS = "#c2571a"
+ACROSS = 4
+
+
+def draw_collapse(result: "Collapse", theirs: Sequence[float], path: Path) -> None:
+    """Write a PNG: one panel a rebuild, a dot a neuron removed.
+
+    Args:
+        result: what was measured.
+        theirs: R3's accuracies in %, drawn as lines.
+        path: the file to write.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    count = len(result.rebuilds)
+    down = -(-count // ACROSS)
+    with matplotlib.rc_context({**STYLE, "axes.spines.left": True, "ytick.color": MUTED}):
+        figure = Figure(figsize=(3.3 * ACROSS, 2.7 * down + 0.9), facecolor=PAPER, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.1)  # type: ignore[union-attr]
+        panels = figure.subplots(down, ACROSS, squeeze=False, sharex=True, sharey=True)
+        for axes in panels.flat[count:]:
+            axes.set_visible(False)
+        for axes, way in zip(panels.flat, result.rebuilds):
+            axes.axhline(100 * result.baseline, color=SOFT, linewidth=1.5, zorder=0)
+            for value in theirs:
+                axes.axhline(value, color=THEIRS, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+            shown = [100 * v for v in way.accuracies]
+            color = ACCENT if way.proven else INK
+            axes.scatter(range(len(shown)), shown, s=11, color=color, linewidths=0, zorder=2)
+            axes.set_title(
+                f"{way.name.replace('_', ' ')}: {'proven' if way.proven else 'the proof fails'}",
+                fontsize=10, loc="left", color=color,
+            )  # fmt: skip
+            axes.set_ylim(0, 100)
+            axes.tick_params(labelsize=8)
+        for axes in panels[:, 0]:
+            axes.set_ylabel("accuracy left, %", fontsize=9)
+        for axes in panels.flat[max(0, count - ACROSS) : count]:
+            axes.set_xlabel("neuron removed", fontsize=9)
+            axes.tick_params(labelbottom=True)
+        figure.suptitle(
+            f"One of {len(result.rebuilds[0].accuracies)} neurons of {result.layer} removed: "
+            "a right rebuild and six wrong ones (dashed: what R3 saw)",
+            fontsize=13, color=INK, x=0.01, ha="left",
+        )  # fmt: skip
+        temporary = path.with_name(path.name + ".tmp")
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    temporary.replace(path)
