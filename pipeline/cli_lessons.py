@@ -13,6 +13,7 @@ StageOption = Annotated[str | None, typer.Option(help="Whose network; default: t
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the application."""
+    app.command()(cost)
     app.command()(influence)
     app.command()(shrink)
     app.command()(collapse)
@@ -114,3 +115,18 @@ def gemm_lesson(
 
     found = lesson.run_lesson(run, batch=batch, threads=threads, seconds=seconds, quiet=quiet)
     print_json(lesson.as_json(found)) if as_json else typer.echo(lesson.lesson_markdown(found))
+
+
+def cost(
+    run: RunArg,
+    batch: Annotated[int, typer.Option(help="Images at once, for the memory figures.")] = 1,
+    bits: Annotated[int, typer.Option(help="Bits per weight of the compressed network.")] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Parameters, MACs, FLOPs and memory of a run's network, layer by layer, before and after."""
+    from tersor.pipeline import cost_table
+
+    before, after = cost_table.run_costs(run, batch=batch, bits=bits)
+    print_json(cost_table.as_json(before, after)) if as_json else typer.echo(
+        cost_table.cost_markdown(before, after)
+    )

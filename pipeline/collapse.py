@@ -36,7 +36,7 @@ Parts = tuple[Tensor, Tensor, Tensor]
 
 
 def right(parts: Parts, gone: int, _: Tensor) -> Parts:
-    """Row `gone` of weight and bias, and column `gone` of the next layer's weight, are left out."""
+    """Right: the neuron's row of weight and bias and its column of the next layer's weight are left out."""
     weight, bias, after = parts
     keep = [i for i in range(len(weight)) if i != gone]
     return weight[keep], bias[keep], after[:, keep]
@@ -187,10 +187,9 @@ def _accuracies(
 def rebuild(
     network: Network, wired: Wiring, way: Callable[[Parts, int, Tensor], Parts], gone: int, order: Tensor
 ) -> Network:
-    """The network without neuron `gone`, rebuilt by one of REBUILDS; `order`: neurons, least influence first."""
-    return network.with_tensors(
-        {**network.tensors, **_parts(network, wired, way, gone, order)}, forms={}
-    )  # fmt: skip
+    """The network without neuron `gone`, rebuilt by one of REBUILDS; `order`: least influence first."""
+    changed = _parts(network, wired, way, gone, order)
+    return network.with_tensors({**network.tensors, **changed}, forms={})
 
 
 def _parts(
@@ -199,7 +198,8 @@ def _parts(
     """The three tensors that a rebuild changes, by name, in the order of Parts."""
     layer, after = wired.layer, wired.readers[0].name
     keys = (f"{layer}.weight", f"{layer}.bias", f"{after}.weight")
-    parts = way(tuple(network.tensors[k] for k in keys), gone, order)  # type: ignore[arg-type]
+    weight, bias, column = (network.tensors[k] for k in keys)
+    parts = way((weight, bias, column), gone, order)
     return dict(zip(keys, parts))
 
 
@@ -224,11 +224,12 @@ def _dense(network: Network, layer: str | None) -> Wiring:
     """
     wired, tied = wirings(network)
     module = network.module()
+    alone = [w for w in wired.values() if len(w.readers) == 1 and w.rows == (w.layer,) and w.width > 1]
     fitting = [
         w
-        for w in wired.values()
-        if len(w.readers) == 1 and w.rows == (w.layer,) and w.width > 1 and f"{w.layer}.bias" in network.tensors
-        if all(isinstance(module.get_submodule(n), nn.Linear) for n in (w.layer, w.readers[0].name))
+        for w in alone
+        if f"{w.layer}.bias" in network.tensors
+        and all(isinstance(module.get_submodule(n), nn.Linear) for n in (w.layer, w.readers[0].name))
     ]
     found = [w for w in fitting if layer is None or w.layer == layer]
     if not found:

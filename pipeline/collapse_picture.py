@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 THEIRS = "#c2571a"
 ACROSS = 4
+EXPLAINED = "a dot: accuracy without this neuron\nlight line: before the removal\ndashed: R3's three removals"
 
 
 def draw_collapse(result: "Collapse", theirs: Sequence[float], path: Path) -> None:
@@ -23,15 +24,21 @@ def draw_collapse(result: "Collapse", theirs: Sequence[float], path: Path) -> No
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     count = len(result.rebuilds)
     down = -(-count // ACROSS)
     with matplotlib.rc_context({**STYLE, "axes.spines.left": True, "ytick.color": MUTED}):
-        figure = Figure(figsize=(3.3 * ACROSS, 2.7 * down + 0.9), facecolor=PAPER, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.1)  # type: ignore[union-attr]
+        figure = Figure(
+            figsize=(3.3 * ACROSS, 2.7 * down + 0.9),
+            facecolor=PAPER,
+            layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1),
+        )
         panels = figure.subplots(down, ACROSS, squeeze=False, sharex=True, sharey=True)
         for axes in panels.flat[count:]:
-            axes.set_visible(False)
+            axes.set_axis_off()
+        if count % ACROSS:
+            panels.flat[count].text(0.02, 0.5, EXPLAINED, fontsize=10, color=MUTED, va="center")
         for axes, way in zip(panels.flat, result.rebuilds):
             axes.axhline(100 * result.baseline, color=SOFT, linewidth=1.5, zorder=0)
             for value in theirs:
@@ -52,7 +59,7 @@ def draw_collapse(result: "Collapse", theirs: Sequence[float], path: Path) -> No
             axes.tick_params(labelbottom=True)
         figure.suptitle(
             f"One of {len(result.rebuilds[0].accuracies)} neurons of {result.layer} removed: "
-            "a right rebuild and six wrong ones (dashed: what R3 saw)",
+            "a right rebuild and six wrong ones",
             fontsize=13, color=INK, x=0.01, ha="left",
         )  # fmt: skip
         temporary = path.with_name(path.name + ".tmp")

@@ -9,6 +9,8 @@ Counted on one forward pass of one image, so every size is the true one. Definit
   activations (value and gradient); activations are the outputs of convolutions and linear layers.
 - Inference memory: the parameters + the largest pair of one such layer's input and output, which
   have to be there at once. What a skip connection keeps alive beside them is not in it.
+- A layer's memory: the same formulas with its own parameters, activations and pair. Training memory of
+  the layers adds up to the network's; inference memory does not, for one pair is alive at a time.
 """
 
 from dataclasses import asdict, dataclass
@@ -47,6 +49,7 @@ class LayerCost:
     flops: by R3's formulas.
     weight_bytes: the weights at the asked number of bits, without tables.
     activations: elements of the outputs of a convolution or linear layer, over all calls, else 0.
+    pair: elements of the input and output of one such layer's largest call, else 0.
     """
 
     name: str
@@ -60,6 +63,20 @@ class LayerCost:
     flops: int
     weight_bytes: int
     activations: int
+    pair: int
+
+    @property
+    def parameters(self) -> int:
+        """All of its parameters."""
+        return self.weights + self.biases + self.other_parameters
+
+    def inference_memory_bytes(self, batch: int) -> int:
+        """Its parameters (weights as `weight_bytes` has them) + input and output of `batch` images."""
+        return self.weight_bytes + FLOAT_BYTES * (self.parameters - self.weights + batch * self.pair)
+
+    def training_memory_bytes(self, batch: int) -> int:
+        """R1's formula for this layer alone, 4 bytes an element."""
+        return FLOAT_BYTES * (3 * self.parameters + 2 * batch * self.activations)
 
     @property
     def sparsity_fraction(self) -> float:
@@ -153,7 +170,14 @@ class Cost:
     def to_dict(self) -> dict[str, Any]:
         """Totals and layers for a JSON file."""
         layers = [
-            {**asdict(r), "sparsity_fraction": r.sparsity_fraction, "effective_macs": r.effective_macs}
+            {
+                **asdict(r),
+                "parameters": r.parameters,
+                "sparsity_fraction": r.sparsity_fraction,
+                "effective_macs": r.effective_macs,
+                "inference_memory_bytes": r.inference_memory_bytes(self.batch),
+                "training_memory_bytes": r.training_memory_bytes(self.batch),
+            }
             for r in self.layers
         ]
         return {**{n: getattr(self, n) for n in TOTALS}, "uncounted": list(self.uncounted), "layers": layers}
@@ -166,6 +190,7 @@ class _Seen:
     module: nn.Module
     output_shape: tuple[int, ...] = ()
     activations: int = 0
+    pair: int = 0
     followed: bool = False
 
 
@@ -182,7 +207,8 @@ def cost(network: Network, *, batch: int = 1, bits: int = 32) -> Cost:
     if batch < 1 or not 1 <= bits <= 32:
         raise ValueError(f"batch {batch} has to be at least 1, bits {bits} 1 to 32")
     module = network.module()
-    seen, peak_pair = _walk(module, network.input_shape)
+    seen = _walk(module, network.input_shape)
+    peak_pair = max((entry.pair for entry in seen.values()), default=0)
     layers = tuple(_layer(name, entry, bits) for name, entry in seen.items())
     held = {
         f"{name}.{key}"
@@ -194,10 +220,9 @@ def cost(network: Network, *, batch: int = 1, bits: int = 32) -> Cost:
     return Cost(layers, batch, bits, peak_pair, parameters, uncounted)
 
 
-def _walk(module: nn.Module, input_shape: tuple[int, int, int]) -> tuple[dict[str, _Seen], int]:
-    """Layers by name in the order of their first call, and the largest input + output in elements."""
+def _walk(module: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, _Seen]:
+    """Layers by name in the order of their first call."""
     seen: dict[str, _Seen] = {}
-    pairs = [0]
     last: list[_Seen] = []
 
     def note(name: str, layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -210,7 +235,7 @@ def _walk(module: nn.Module, input_shape: tuple[int, int, int]) -> tuple[dict[st
         entry.output_shape = tuple(output.shape[1:])
         if isinstance(layer, COUNTED):
             entry.activations += output.numel()
-            pairs.append(inputs[0].numel() + output.numel())
+            entry.pair = max(entry.pair, inputs[0].numel() + output.numel())
             last[:] = [entry]
 
     def hook(name: str) -> Any:
@@ -228,14 +253,14 @@ def _walk(module: nn.Module, input_shape: tuple[int, int, int]) -> tuple[dict[st
     finally:
         for handle in handles:
             handle.remove()
-    return seen, max(pairs)
+    return seen
 
 
 def _layer(name: str, entry: _Seen, bits: int) -> LayerCost:
     layer, outputs = entry.module, entry.activations
     own = sum(p.numel() for p in layer.parameters(recurse=False))
     if not isinstance(layer, COUNTED):
-        return LayerCost(name, type(layer).__name__, entry.output_shape, 0, 0, 0, own, 0, 0, 0, 0)
+        return LayerCost(name, type(layer).__name__, entry.output_shape, 0, 0, 0, own, 0, 0, 0, 0, 0)
     weight = layer.weight
     # One output element of a convolution or linear layer takes one pass over one filter.
     per_output = weight[0].numel()
@@ -251,4 +276,5 @@ def _layer(name: str, entry: _Seen, bits: int) -> LayerCost:
         flops=outputs * (2 * per_output - 1 + entry.followed),
         weight_bytes=-(-weight.numel() * bits // 8),
         activations=outputs,
+        pair=entry.pair,
     )

@@ -7,6 +7,7 @@ where it lies. All three compute the same; that is checked before anything is ti
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tersor.export.benchmark import LatencyRow, time_calls
 from tersor.export.providers import open_session
@@ -23,8 +23,9 @@ from tersor.models import network as networks
 from tersor.models.errors import BadInput, ClaimBroken
 from tersor.models.network import Network
 from tersor.models.preprocessing import Preprocessing
+from tersor.pipeline.convolution_product import GemmConv2d, as_products, fits
 from tersor.pipeline.finished_run import stage_network
-from tersor.pipeline.progress import Reporter
+from tersor.pipeline.progress import Reporter, Tell
 
 BOUND = 1e-4
 """Largest difference of any output that still counts as the same computation."""
@@ -32,37 +33,6 @@ R3_SECONDS = (2.99, 1.62)
 """R3's test set of 10,000 images at batch 32: unfold + matmul, Conv2d."""
 NETWORK = "network"
 """What `Lesson.part` says of the whole network."""
-
-
-class GemmConv2d(nn.Module):
-    """A Conv2d (of one group, zero padding) computed by unfold and one matrix product."""
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        if not fits(convolution):
-            raise BadInput(
-                "this convolution cannot be written as one matrix product",
-                got=f"groups {convolution.groups}, padding {convolution.padding!r} {convolution.padding_mode}",
-                wanted="one group and zeros for padding, given as numbers",
-            )
-        self.of = convolution
-
-    def columns(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> patches (N, C x kernel x kernel, out height x out width)."""
-        of = self.of
-        return functional.unfold(images, of.kernel_size, of.dilation, of.padding, of.stride)  # type: ignore
-
-    def product(self, columns: Tensor) -> Tensor:
-        """Patches -> outputs (N, filters, out height x out width)."""
-        product = self.of.weight.flatten(1) @ columns
-        return product if self.of.bias is None else product + self.of.bias[:, None]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> outputs (N, filters, out height, out width), float32."""
-        of = self.of
-        sizes = zip(images.shape[2:], of.kernel_size, of.dilation, of.padding, of.stride)
-        shape = [(n + 2 * int(p) - d * (k - 1) - 1) // s + 1 for n, k, d, p, s in sizes]
-        return self.product(self.columns(images)).reshape(len(images), -1, *shape)
 
 
 @dataclass(frozen=True)
@@ -83,24 +53,7 @@ class Lesson:
     input_bytes: int
 
 
-def fits(convolution: nn.Conv2d) -> bool:
-    """Whether one matrix product does it: one group, zeros for padding, given as numbers."""
-    numbers = not isinstance(convolution.padding, str)
-    return convolution.groups == 1 and numbers and convolution.padding_mode == "zeros"
-
-
-def as_products(module: nn.Module) -> int:
-    """Put a GemmConv2d in the place of every convolution that fits, in place; returns how many."""
-    found = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Conv2d) and fits(m)]
-    for name, convolution in found:
-        parent, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(parent), leaf, GemmConv2d(convolution))
-    return len(found)
-
-
-def run_lesson(
-    run: Path | None, *, batch: int, threads: int, seconds: float, quiet: bool
-) -> list[Lesson]:
+def run_lesson(run: Path | None, *, batch: int, threads: int, seconds: float, quiet: bool) -> list[Lesson]:
     """Time a finished run's trained network and each of its convolutions; None: R3's chosen, fresh weights.
 
     Args:
@@ -129,7 +82,7 @@ def run_lesson(
             with reporter.step() as tell, torch.inference_mode():
                 ways = _network_ways(network, images) if part == NETWORK else _layer_ways(*inputs[part])
                 read = images if part == NETWORK else inputs[part][1]
-                found.append(_lesson(part, ways, read, threads, seconds, lambda f, t=tell: t(f, "timing")))
+                found.append(_lesson(part, ways, read, threads, seconds, tell))
                 tell(1.0, f"unfold + matmul takes {_ratio(found[-1].rows[1])} times as long")
     return found
 
@@ -145,9 +98,13 @@ def r3_network() -> Network:
 def _inputs(module: nn.Module, images: Tensor) -> dict[str, tuple[nn.Conv2d, Tensor]]:
     """Each convolution that fits, and what reaches it."""
     seen: dict[str, tuple[nn.Conv2d, Tensor]] = {}
+
+    def note(name: str, layer: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
+        seen[name] = (layer, inputs[0].clone())
+
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d) and fits(layer):
-            layer.register_forward_pre_hook(lambda m, x, n=name: seen.update({n: (m, x[0].clone())}))
+            layer.register_forward_pre_hook(partial(note, name))
     with torch.inference_mode():
         module(images)
     for _, layer in module.named_modules():
@@ -212,9 +169,7 @@ def _onnx_convolution(convolution: nn.Conv2d) -> bytes:
     return model.SerializeToString()
 
 
-def _lesson(
-    part: str, ways: Ways, images: Tensor, threads: int, seconds: float, progress: Callable[[float], None]
-) -> Lesson:
+def _lesson(part: str, ways: Ways, images: Tensor, threads: int, seconds: float, tell: Tell) -> Lesson:
     """Check that all ways agree, then time them in turn."""
     wanted = np.asarray(ways["Conv2d"]())
     whole = {name: way for name, way in ways.items() if not name.endswith("alone")}
@@ -222,7 +177,7 @@ def _lesson(
     check_same(part, differences)
     rows = time_calls(
         ways, baseline="Conv2d", provider="CPU", batch=len(images), threads=threads,
-        seconds_per_call=seconds, progress=progress,
+        seconds_per_call=seconds, progress=lambda fraction: tell(fraction, "timing"),
     )  # fmt: skip
     columns = ways["unfold alone"]().nbytes if "unfold alone" in ways else 0
     return Lesson(part, tuple(rows), differences, columns, images.nbytes)
@@ -269,8 +224,8 @@ def lesson_markdown(lessons: Sequence[Lesson]) -> str:
             )
     lines.append("")
     lines += [
-        f"{lesson.part}: unfold writes {lesson.column_bytes / 1e6:.2f} MB for {lesson.input_bytes / 1e6:.2f} MB "
-        f"of images, {lesson.column_bytes / lesson.input_bytes:.1f} times as much."
+        f"{lesson.part}: unfold writes {lesson.column_bytes / 1e6:.2f} MB for "
+        f"{lesson.input_bytes / 1e6:.2f} MB read ({lesson.column_bytes / lesson.input_bytes:.1f} times)."
         for lesson in lessons
         if lesson.column_bytes
     ]

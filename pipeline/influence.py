@@ -96,9 +96,7 @@ class Influence:
 
     def agreements(self) -> list[Agreement]:
         """Every prediction against the measurement, layer by layer."""
-        return [
-            _agreement(layer, m, channels) for layer, channels in self.layers().items() for m in METHODS
-        ]
+        return [_agreement(layer, m, channels) for layer, channels in self.layers().items() for m in METHODS]
 
 
 def influence(
@@ -183,7 +181,7 @@ def gate_gradients(
 
     def gated(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         shape = (*output.shape[:2], *[1] * (output.dim() - 2))
-        gates[name] = torch.ones(shape, requires_grad=True)
+        gates[name] = torch.ones(shape, dtype=output.dtype, requires_grad=True)
         return output * gates[name]
 
     handles = [module.get_submodule(n).register_forward_hook(partial(gated, n)) for n in layers]

@@ -29,6 +29,7 @@ def draw_influence(result: Influence, path: Path, name: str) -> None:
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layers = list(result.layers().items())[:MOST_PANELS]
     agreements = result.agreements()
@@ -38,9 +39,10 @@ def draw_influence(result: Influence, path: Path, name: str) -> None:
         figure = Figure(
             figsize=(3.9 * max(across, 2), 3.6 * down + 0.42 * len(layers) + 2.0),
             facecolor=PAPER,
-            layout="constrained",
+            layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1),
         )
-        upper, lower = figure.subfigures(2, 1, height_ratios=(3.6 * down, 0.42 * len(layers) + 1.3))
+        heights = (3.6 * down, 0.42 * len(layers) + 1.3)
+        upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
         panels = upper.subplots(down, across, squeeze=False)
         for axes in panels.flat[len(layers) :]:
             axes.set_visible(False)
@@ -49,7 +51,6 @@ def draw_influence(result: Influence, path: Path, name: str) -> None:
             _scatter(axes, layer, channels, own)
         _correlations(lower.subplots(), [layer for layer, _ in layers], agreements)
         accuracy = 100 * result.baseline.accuracy_fraction
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr]
         figure.suptitle(
             f"{name}: what a channel's parameters say, and what its removal costs "
             f"({accuracy:.2f} % of {result.images:,} images before)",
@@ -75,9 +76,7 @@ def _scatter(axes: "Axes", layer: str, channels: Sequence[Channel], own: Agreeme
         )  # fmt: skip
     if not small:
         for c, x, y in zip(channels, guesses, drops):
-            axes.annotate(
-                str(c.channel), (x, y), (7, 5), textcoords="offset points", fontsize=8, color=MUTED
-            )
+            axes.annotate(str(c.channel), (x, y), (7, 5), textcoords="offset points", fontsize=8, color=MUTED)
     _scale(axes, guesses, drops)
     axes.margins(x=0.09, y=0.12)
     axes.set_title(f"{layer}: {_said(own)}", fontsize=10, loc="left", color=INK)

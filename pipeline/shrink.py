@@ -1,8 +1,8 @@
 """R3's structural pruning: take a channel out, fine-tune, go on while that costs little; layer after layer.
 
 Which channel goes is predicted by its parameters (influence.py). Every removal is proven: masked and rebuilt
-network give the same logits. Validation accuracy decides; test accuracy is written down beside it. Each step
-is a folder of the stage cache under a digest of everything that decides it, so a run that was stopped goes on.
+network give the same logits. Validation accuracy decides; test accuracy is written down beside it. Each
+step is a folder of the stage cache under a digest of everything that decides it, so a stopped run goes on.
 """
 
 import time
@@ -78,7 +78,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Shrunk:
-    """All steps in order, the network of the last one kept, and the accuracy (validation, test) at the start."""
+    """All steps in order, the network of the last one kept, accuracy (validation, test) at the start."""
 
     steps: tuple[Step, ...]
     network: Network
@@ -98,7 +98,8 @@ class Bench:
     def accuracy(self, network: Network) -> tuple[float, float]:
         """Of the validation and of the test split, fractions."""
         module = network.module()
-        return tuple(evaluate(module, i).accuracy_fraction for i in (self.validation, self.test))  # type: ignore
+        first, second = (evaluate(module, i).accuracy_fraction for i in (self.validation, self.test))
+        return first, second
 
 
 def check_widths(network: Network, layers: list[str], widths: Mapping[str, tuple[int, ...]]) -> Mapping:
@@ -181,12 +182,12 @@ def _read(
 ) -> Step:
     """A step as its folder tells it, judged."""
     told = result.metrics["details"]
-    pairs = {k: tuple(told[k]) for k in ("after_removal", "after_tuning")}
-    kept = reference[0] - pairs["after_tuning"][0] <= how.max_drop + 1e-9
-    counted = {k: result.metrics[k] for k in ("macs", "parameters", "packed_bytes")}
+    removed, tuned = tuple(told["after_removal"]), tuple(told["after_tuning"])
     return Step(
-        told["layer"], told["width"], tuple(told["removed"]), before, **pairs, **counted,
-        flops=told["flops"], proof_max_abs_diff=told["proof_max_abs_diff"], kept=kept,
+        told["layer"], told["width"], tuple(told["removed"]), before, removed, tuned,
+        macs=result.metrics["macs"], flops=told["flops"], parameters=result.metrics["parameters"],
+        packed_bytes=result.metrics["packed_bytes"], proof_max_abs_diff=told["proof_max_abs_diff"],
+        kept=reference[0] - tuned[0] <= how.max_drop + 1e-9,
     )  # fmt: skip
 
 

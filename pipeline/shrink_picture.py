@@ -25,13 +25,15 @@ def draw_shrinking(shrunk: Shrunk, theirs: Figures, path: Path) -> None:
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layers = list(dict.fromkeys(step.layer for step in shrunk.steps))
     with matplotlib.rc_context({**STYLE, "axes.spines.left": True, "ytick.color": MUTED}):
         figure = Figure(
-            figsize=(1.2 + 3.8 * max(len(layers), 2), 6.6), facecolor=PAPER, layout="constrained"
+            figsize=(1.2 + 3.8 * max(len(layers), 2), 6.6),
+            facecolor=PAPER,
+            layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
         )
-        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr]
         axes = figure.subplots(2, len(layers), squeeze=False, sharex="col", sharey="row")
         for column, layer in enumerate(layers):
             steps = [step for step in shrunk.steps if step.layer == layer]
@@ -60,7 +62,11 @@ def _said(steps: Sequence[Step]) -> str:
 
 
 def _column(
-    top: "Axes", bottom: "Axes", steps: Sequence[Step], theirs: Mapping[int, tuple[float, float]], start: float
+    top: "Axes",
+    bottom: "Axes",
+    steps: Sequence[Step],
+    theirs: Mapping[int, tuple[float, float]],
+    start: float,
 ) -> None:
     """One layer: the widths from left to right, falling."""
     from matplotlib.ticker import MaxNLocator

@@ -106,8 +106,8 @@ def line_of(step: Step) -> str:
 def shrink_markdown(shrunk: Shrunk) -> str:
     """The triplets beside R3's; a removal of several channels is one line."""
     lines = [
-        "| layer | width | validation: before | removed | tuned | test: removed | tuned | R3: removed | tuned "
-        "| MACs |",
+        "| layer | width | validation: before | removed | tuned | test: removed | tuned "
+        "| R3: removed | tuned | MACs |",
         "|---|" + "---:|" * 9,
     ]
     for s in shrunk.steps:

@@ -154,5 +154,25 @@ def test_a_target_that_is_not_there_is_never_timed(plain_onnx):
         benchmark({"a": plain_onnx}, "cuda", baseline="a")
 
 
+def test_functions_are_timed_as_models_are():
+    short, long = np.ones((64, 64)), np.ones((256, 256))
+    calls = {"short": lambda: short @ short, "long": lambda: long @ long}
+    progress = []
+    rows = benchmarks.time_calls(
+        calls, baseline="short", provider="CPU", batch=8, threads=1, seconds_per_call=0.1,
+        progress=progress.append,
+    )  # fmt: skip
+    assert [(r.file, r.batch, r.threads) for r in rows] == [("short", 8, 1), ("long", 8, 1)]
+    assert rows[0].speedup == 1.0
+    assert rows[1].speedup_high < 1
+    assert rows[1].distinguishable
+    assert rows[1].throughput_per_s == pytest.approx(8 / rows[1].p50_ms * 1000)
+
+
+def test_an_unknown_baseline_among_functions_is_told():
+    with pytest.raises(BadInput, match="baseline is not among the functions. Got x. Wanted a"):
+        benchmarks.time_calls({"a": list}, baseline="x", provider="CPU", batch=1, threads=1)
+
+
 def test_the_work_models_are_valid():
     onnx.checker.check_model(onnx.load_model_from_string(work(3)), full_check=True)
