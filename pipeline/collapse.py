@@ -2,7 +2,7 @@
 
 R3 lost nearly everything (10.06, 8.79, 12.89 % left) when a single one of 100 neurons went. A right rebuild
 loses next to nothing whichever neuron it is; what R3 saw is what a rebuild does that gives the next layer's
-inputs to the wrong neurons. The proof of equality (`structure.prove`) tells the two apart without any label.
+inputs to the wrong neurons. The proof of equality (`proof.prove`) tells the two apart without any label.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,10 +21,10 @@ from tersor.pipeline.finished_run import recipe_and_data, stage_network
 from tersor.pipeline.influence import predicted
 from tersor.pipeline.prefix import Prefix
 from tersor.pipeline.progress import Reporter, Tell
-from tersor.pipeline.removal import Wiring, remove_channels, wirings
+from tersor.pipeline.proof import prove
+from tersor.pipeline.removal import Wiring, proof, wirings
 from tersor.pipeline.sensitivity import limited
 from tersor.pipeline.store import write_json, writing
-from tersor.pipeline.structure import prove
 
 R3_PERCENT = (10.06, 8.79, 12.89)
 """R3's test accuracy right after removing one neuron of fc1: at 99, 98 and 97 neurons."""
@@ -91,7 +91,7 @@ class Rebuild:
     """One way of rebuilding, tried with every neuron of the layer in turn.
 
     accuracies: validation accuracy without neuron 0, 1, ...; fractions.
-    proof: what `structure.prove` says of it for the neuron that R3's heuristic removes first.
+    proof: what `proof.prove` says of it for the neuron that R3's heuristic removes first.
     """
 
     name: str
@@ -156,9 +156,9 @@ def collapse(network: Network, wired: Wiring, images: Images, tell: Tell = lambd
     first, found = int(order[0]), list[Rebuild]()
     accuracies = _accuracies(network, wired, order, images, tell)
     for name, way in REBUILDS.items():
-        proven, proof = _proof(network, wired, way, first, order, images.inputs[:64])
+        proven, said = _proof(network, wired, way, first, order, images.inputs[:64])
         what = (way.__doc__ or "").strip().removesuffix(".")
-        found.append(Rebuild(name, what, accuracies[name], proof, proven))
+        found.append(Rebuild(name, what, accuracies[name], said, proven))
     tell(1.0, f"{len(REBUILDS)} ways, {wired.width} neurons")
     baseline = evaluate(network.module(), images).accuracy_fraction
     return Collapse(wired.layer, first, baseline, len(images), tuple(found))
@@ -169,7 +169,7 @@ def _accuracies(
 ) -> dict[str, tuple[float, ...]]:
     """Accuracy of `rebuild`'s networks, every way and neuron; what comes before the layer is run once."""
     prefix = Prefix(network.module(), images.inputs[:BATCH])
-    layer, after = (prefix.traced.get_submodule(n) for n in (wired.layer, wired.readers[0].name))
+    layer, after = (prefix.traced.get_submodule(n) for n in (wired.layer, wired.readers[0]))
     right_ones = {name: [0] * wired.width for name in REBUILDS}
     for done, (inputs, labels) in enumerate(zip(images.inputs.split(BATCH), images.labels.split(BATCH))):
         prefix.start(inputs)
@@ -196,7 +196,7 @@ def _parts(
     network: Network, wired: Wiring, way: Callable[[Parts, int, Tensor], Parts], gone: int, order: Tensor
 ) -> dict[str, Tensor]:
     """The three tensors that a rebuild changes, by name, in the order of Parts."""
-    layer, after = wired.layer, wired.readers[0].name
+    layer, after = wired.layer, wired.readers[0]
     keys = (f"{layer}.weight", f"{layer}.bias", f"{after}.weight")
     weight, bias, column = (network.tensors[k] for k in keys)
     parts = way((weight, bias, column), gone, order)
@@ -207,10 +207,10 @@ def _proof(
     network: Network, wired: Wiring, way: Callable[[Parts, int, Tensor], Parts], gone: int, order: Tensor,
     inputs: Tensor,
 ) -> tuple[bool, str]:  # fmt: skip
-    keep = torch.arange(wired.width) != gone
     rebuilt = rebuild(network, wired, way, gone, order)
     try:
-        difference = prove(network.module(), rebuilt.module(), {wired.layer: keep}, inputs)[0]
+        removed = wired.sets([gone])
+        difference = prove(network.module(), rebuilt.module(), wired.coupling, removed, inputs)[0]
     except TersorError as error:
         return False, str(error.got)
     return True, f"a logit that differs by {difference:.3g}"
@@ -229,7 +229,7 @@ def _dense(network: Network, layer: str | None) -> Wiring:
         w
         for w in alone
         if f"{w.layer}.bias" in network.tensors
-        and all(isinstance(module.get_submodule(n), nn.Linear) for n in (w.layer, w.readers[0].name))
+        and all(isinstance(module.get_submodule(n), nn.Linear) for n in (w.layer, w.readers[0]))
     ]
     found = [w for w in fitting if layer is None or w.layer == layer]
     if not found:
@@ -240,9 +240,7 @@ def _dense(network: Network, layer: str | None) -> Wiring:
             where="collapse, --layer",
         )
     # The proof first: a right removal of this very layer must hold, or nothing here means anything.
-    keep = torch.arange(found[-1].width) != 0
-    rebuilt = remove_channels(network, found[-1], (0,))
-    prove(module, rebuilt.module(), {found[-1].layer: keep}, torch.zeros(2, *network.input_shape))
+    proof(network, found[-1], (0,), torch.zeros(2, *network.input_shape))
     return found[-1]
 
 

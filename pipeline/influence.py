@@ -26,8 +26,7 @@ from tersor.pipeline.evaluation import Evaluation, Images, evaluate
 from tersor.pipeline.layers import matching
 from tersor.pipeline.layerwise import evaluate_each
 from tersor.pipeline.rank_correlation import chance, spearman
-from tersor.pipeline.removal import Wiring, inputs_of, remove_channels, wirings
-from tersor.pipeline.structure import prove
+from tersor.pipeline.removal import Wiring, proof, wirings
 from tersor.pipeline.training import Progress
 
 Method = Literal["squares", "l1", "l2", "taylor"]
@@ -204,13 +203,13 @@ def measured(network: Network, wired: Wiring, images: Images, progress: Progress
     if len(wired.readers) > 1 or wired.width == 1:
         return _zeroed_everywhere(network, wired, images, progress)
     (reader,) = wired.readers
-    weight, name = network.tensors[f"{reader.name}.weight"], reader.name
+    weight = network.tensors[f"{reader}.weight"]
     found = list[Evaluation]()
     for start in range(0, wired.width, AT_ONCE):
         chunk = range(start, min(start + AT_ONCE, wired.width))
-        without = {float(c): zeroed(weight, inputs_of(torch.tensor([c]), reader)) for c in chunk}
-        results = evaluate_each(network, {name: without}, images)
-        found += [results[name, float(c)] for c in chunk]
+        without = {float(c): zeroed(weight, wired.inputs(reader, c)) for c in chunk}
+        results = evaluate_each(network, {reader: without}, images)
+        found += [results[reader, float(c)] for c in chunk]
         progress(len(found) / wired.width, wired.layer)
     return found
 
@@ -223,31 +222,18 @@ def _zeroed_everywhere(
     for channel in range(wired.width):
         tensors = dict(network.tensors)
         for reader in wired.readers:
-            key, columns = f"{reader.name}.weight", inputs_of(torch.tensor([channel]), reader)
-            tensors[key] = zeroed(tensors[key], columns)
+            key = f"{reader}.weight"
+            tensors[key] = zeroed(tensors[key], wired.inputs(reader, channel))
         found.append(evaluate(network.with_tensors(tensors).module(), images))
         progress((channel + 1) / wired.width, wired.layer)
     return found
 
 
 def zeroed(weight: Tensor, columns: Tensor) -> Tensor:
-    """A copy of a weight (outputs, inputs, ...) with some inputs' weights 0."""
+    """A copy of a weight (outputs, inputs, ...), 0 at the inputs where `columns`, bool (inputs,), is true."""
     copied = weight.clone()
     copied[:, columns] = 0.0
     return copied
-
-
-def proof(network: Network, wired: Wiring, channels: Sequence[int], inputs: Tensor) -> float:
-    """Largest |masked - rebuilt| of a logit on inputs (N, C, H, W), float64, when `channels` are removed.
-
-    Raises:
-        TersorError: it exceeds 1e-5: the rebuilt network is wrong.
-    """
-    keep = torch.ones(wired.width, dtype=torch.bool)
-    keep[list(channels)] = False
-    rebuilt = remove_channels(network, wired, channels)
-    kept = dict.fromkeys(wired.rows, keep)
-    return prove(network.module(), rebuilt.module(), kept, inputs)[0]
 
 
 def _agreement(layer: str, method: Method, channels: Sequence[Channel]) -> Agreement:

@@ -17,12 +17,12 @@ from tersor.pipeline.cost import cost
 from tersor.pipeline.data import Data
 from tersor.pipeline.environment import versions
 from tersor.pipeline.evaluation import Images, evaluate, reestimate_batch_norm
-from tersor.pipeline.influence import Method, predicted, proof
+from tersor.pipeline.influence import Method, predicted
 from tersor.pipeline.layers import matching
 from tersor.pipeline.measure import measure
 from tersor.pipeline.progress import Tell
 from tersor.pipeline.recipe import Recipe, Tune
-from tersor.pipeline.removal import Wiring, remove_channels, wirings
+from tersor.pipeline.removal import Wiring, proof, remove_channels, wirings
 from tersor.pipeline.sensitivity import limited
 from tersor.pipeline.stages import stage_seed
 from tersor.pipeline.store import CHECKPOINT, StageResult, Store, digest_of, write_json

@@ -11,7 +11,7 @@ def test_influence_writes_its_picture_and_tells_a_table(server: Server, copy: Pa
     done = server.run("influence", "runs/tiny", "--images", 100, cwd=copy)
     assert done.code == 0, done.stderr
     assert "fc1" in done.stdout
-    assert "left out: fc2, its channels are the network's outputs" in done.stdout
+    assert "left out: fc2, its width is fixed by the network's outputs" in done.stdout
     assert (copy / "runs/tiny/influence/influence.png").read_bytes().startswith(b"\x89PNG")
     assert leftovers(copy / "runs/tiny/influence") == []
 
