@@ -135,7 +135,7 @@ def _matched(pattern: str, wired: Mapping[str, Wiring], tied: Mapping[str, str],
     if pattern in tied:
         raise BadInput(
             f"channels of layer {pattern!r} cannot be removed alone", got=tied[pattern], where=where,
-            todo="Use a `structure` stage, which removes the channels of several layers together",
+            todo="Leave it out; channels of several layers go together in a `structure` stage",
         )  # fmt: skip
     return matching(wired, [pattern], where)
 

@@ -119,7 +119,7 @@ def test_widths_that_do_not_fall_are_told(network: Network, widths: tuple[int, .
 def test_layers_that_are_not_there_or_tied_are_told(network: Network) -> None:
     with pytest.raises(BadInput, match="no layer matches 'fc9'"):
         check_widths(network, ["fc9"], {})
-    with pytest.raises(BadInput, match="layer 'fc2' cannot be removed alone. Got its channels are the net"):
+    with pytest.raises(BadInput, match="'fc2' cannot be removed alone. Got its width is fixed by the net"):
         check_widths(network, ["fc2"], {})
     with pytest.raises(BadInput, match="no layer matches 'fc1'"):
         check_widths(network, ["conv1.0"], {"fc1": (3,)})
