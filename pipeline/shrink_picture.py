@@ -47,7 +47,10 @@ def draw_shrinking(shrunk: Shrunk, theirs: Figures, path: Path) -> None:
         tuned += [v[1] for layer in layers for v in theirs.get(layer, {}).values()]
         axes[1][0].set_ylim(min(tuned) - 0.7, max(tuned) + 0.7)
         figure.suptitle(
-            "Channels taken out one layer after the other: test accuracy", fontsize=13, x=0.01, ha="left"
+            "Channels taken out one layer after the other: test accuracy (dashed: before)",
+            fontsize=13,
+            x=0.01,
+            ha="left",
         )
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
@@ -58,7 +61,7 @@ def draw_shrinking(shrunk: Shrunk, theirs: Figures, path: Path) -> None:
 
 def _said(steps: Sequence[Step]) -> str:
     kept = [step.width for step in steps if step.kept]
-    return f"{kept[-1]} of {steps[0].width + len(steps[0].removed)} are enough" if kept else "all are needed"
+    return f"{steps[0].width + len(steps[0].removed)} → {kept[-1]}" if kept else "nothing could go"
 
 
 def _column(
