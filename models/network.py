@@ -6,6 +6,7 @@ weights are few distinct values; `Form` says how such values are to be read.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -46,6 +47,20 @@ DENSE = Form()
 
 
 @dataclass(frozen=True)
+class Activation:
+    """The grid that a layer's input is rounded to: scale x (integer - zero_point), integers 0 .. 2^bits - 1.
+
+    bits: 1 to 16.
+    scale: the step, finite and greater than zero.
+    zero_point: the integer that means zero, one of them.
+    """
+
+    bits: int
+    scale: float
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
 class Network:
     """A network definition plus its tensors; a value, never changed in place.
 
@@ -56,6 +71,8 @@ class Network:
     tensors: the state dict, on the CPU.
     forms: tensor name -> Form; absent means dense.
     source_sha256: digest of the factory's file, for definitions outside the zoo.
+    activations: layer name -> the grid of its input, where one is simulated. `module()` computes in float;
+        see pipeline/activations.py.
     """
 
     definition: str
@@ -66,6 +83,7 @@ class Network:
     tensors: Mapping[str, torch.Tensor] = field(repr=False)
     forms: Mapping[str, Form] = field(default_factory=dict)
     source_sha256: str | None = None
+    activations: Mapping[str, Activation] = field(default_factory=dict)
 
     def module(self) -> nn.Module:
         """The network as a PyTorch module in eval mode, float32 (N, C, H, W) -> (N, classes)."""
@@ -107,9 +125,12 @@ class Network:
         temporary.replace(path)
 
     def _header(self) -> dict[str, Any]:
-        fields = {k: v for k, v in self.__dict__.items() if k not in ("tensors", "forms", "preprocessing")}
+        apart = ("tensors", "forms", "preprocessing", "activations")
+        fields = {k: v for k, v in self.__dict__.items() if k not in apart}
         forms = {k: asdict(v) for k, v in self.forms.items()}
         own = {"version": HEADER_VERSION, "forms": forms, "preprocessing": asdict(self.preprocessing)}
+        if self.activations:  # networks without keep the digests they always had
+            own["activations"] = {k: asdict(v) for k, v in self.activations.items()}
         return json.loads(json.dumps({**fields, **own}))
 
 
@@ -176,7 +197,15 @@ def _from_header(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Ne
         tensors,
         forms,
         header["source_sha256"],
+        {k: _checked_activation(k, Activation(**v)) for k, v in header.get("activations", {}).items()},
     )
+
+
+def _checked_activation(layer: str, grid: Activation) -> Activation:
+    sound = 1 <= grid.bits <= 16 and math.isfinite(grid.scale) and grid.scale > 0
+    if not sound or not 0 <= grid.zero_point < 2**grid.bits:
+        raise ValueError(f"the input grid of layer {layer!r} makes no sense: {grid}")
+    return grid
 
 
 def _check_source(network: Network, path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tersor.models.network import Form, Network
+from tersor.pipeline.learned_steps import LearnGrid, integer_range, scales_of
 
 
 class KeepZeros(nn.Module):
@@ -78,7 +79,8 @@ class KeepShared(nn.Module):
 class KeepGrid(nn.Module):
     """Weights on a uniform grid stay on it; the gradient passes straight through the rounding.
 
-    The trained weight is clipped to the grid's first and last step; zeros of a pruned layer stay.
+    The rounded weight is clipped to the grid's ends; zeros of a pruned layer stay. Scales are fixed: see
+    `learned_steps.LearnGrid` for those that are trained.
     """
 
     scale: Tensor
@@ -89,15 +91,11 @@ class KeepGrid(nn.Module):
     def __init__(self, weight: Tensor, form: Form) -> None:
         super().__init__()
         self.signs_only = form.bits == 1  # one bit has no zero to round to
-        shape = [1] * weight.dim()
-        if form.axis is not None:
-            shape[form.axis] = -1
-        scale = torch.tensor(form.scale, dtype=weight.dtype).reshape(shape)
-        steps = (weight / scale).round()
-        dims = [d for d in range(weight.dim()) if d != form.axis]
+        scale = scales_of(weight, form)
+        low, high = integer_range((weight / scale).round(), form)
         self.register_buffer("scale", scale)
-        self.register_buffer("low", steps.amin(dims, keepdim=True))
-        self.register_buffer("high", steps.amax(dims, keepdim=True))
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
         self.register_buffer(
             "mask", weight.ne(0).to(weight.dtype) if form.pruned else torch.ones_like(weight)
         )
@@ -115,7 +113,9 @@ class KeepGrid(nn.Module):
         return weight
 
 
-def constrain(module: nn.Module, network: Network, *, but: Collection[str] = ()) -> list[str]:
+def constrain(
+    module: nn.Module, network: Network, *, but: Collection[str] = (), learn_scales: bool = False
+) -> list[str]:
     """Put the constraints that the network's weights and forms express onto `module`, in place.
 
     Only weights of Conv and Linear layers are looked at: biases and BatchNorm vectors are full of
@@ -125,6 +125,7 @@ def constrain(module: nn.Module, network: Network, *, but: Collection[str] = ())
         module: of the network.
         network: whose forms say what to keep.
         but: tensors that are left free.
+        learn_scales: train the scales of `linear` weights too.
 
     Returns:
         The names of the constrained tensors.
@@ -139,7 +140,7 @@ def constrain(module: nn.Module, network: Network, *, but: Collection[str] = ())
         if form.kind == "shared":
             keeper = KeepShared(weight, form.pruned)
         elif form.kind == "linear":
-            keeper = KeepGrid(weight, form)
+            keeper = LearnGrid(weight, form) if learn_scales else KeepGrid(weight, form)
         elif form.pruned:
             keeper = KeepZeros(weight)
         if keeper is not None:

@@ -13,6 +13,7 @@ from tersor.export.to_onnx import export_onnx, replace_weights
 from tersor.models.network import Network
 from tersor.pipeline.cost import cost
 from tersor.pipeline.evaluation import Images, evaluate
+from tersor.pipeline.learned_steps import simulated
 
 
 def measure(
@@ -28,11 +29,12 @@ def measure(
         previous_onnx: the last stage's file; when no shape changed its graph is used again.
 
     Returns:
-        Numbers with units in their keys.
+        Numbers with units in their keys. Accuracies are with the inputs of layers rounded where the network
+        says so (stage `activations`); the ONNX file computes in float.
     """
     if previous_onnx is None or not replace_weights(previous_onnx, network, onnx):
         export_onnx(network, onnx, metadata={"licence": licence})
-    found = evaluate(network.module(), validation)
+    found = evaluate(simulated(network), validation)
     spent = cost(network)
     return {
         "validation_accuracy_fraction": found.accuracy_fraction,

@@ -28,6 +28,9 @@ class Tune(Training):
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["one_cycle", "cosine", "constant"] = "cosine"
     distill: Fraction = Field(0.0, description="share of the loss that compares with the baseline's outputs")
+    learn_scales: bool = Field(
+        False, description="train the scales of b-bit weights and activations too (LSQ), not only the weights"
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None, description="in place of the layers' own; a pruned network needs less"
     )
@@ -107,16 +110,53 @@ class Sharing(PerLayer):
 
 
 class Linear(PerLayer):
-    """Round the weights to a uniform b-bit grid."""
+    """Round the weights to a uniform b-bit grid: value = scale x integer. One bit is the sign."""
 
     stage: Literal["linear"]
     name: Name = "linear"
-    bits: int = Field(8, ge=1, le=16)
-    symmetric: bool = True
-    per_channel: bool = True
+    bits: int = Field(8, ge=1, le=16, description="with sensitivity or budget: at most so many")
+    symmetric: bool = Field(True, description="as many steps below zero as above; else from min to max")
+    full_range: bool = Field(
+        False, description="symmetric: one step more below zero; 2 bits are else ternary"
+    )
+    per_channel: bool = Field(True, description="one scale for each output channel, else one for the layer")
+    scale: Literal["max", "percentile", "mse"] = Field(
+        "max", description="what decides the scale: the largest weight, a percentile of them, the least error"
+    )
+    percentile: float = Field(99.9, gt=50, le=100, description="of scale: percentile; larger are clipped")
+    budget: float | None = Field(
+        None, gt=0, le=16, description="bits a weight on average, shared out among the layers by sensitivity"
+    )
     layers: list[str] = []
     exclude: list[str] = []
-    per_layer: dict[str, int] = Field({}, description="layer name -> its own bits")
+    per_layer: dict[str, Annotated[int, Field(ge=1, le=16)]] = Field({}, description="its own bits")
+
+    @model_validator(mode="after")
+    def _one_grid(self) -> "Linear":
+        if self.full_range and not self.symmetric:
+            raise ValueError("full_range is for symmetric grids: an asymmetric one has all 2^bits values")
+        if self.budget is not None and self.sensitivity is not None:
+            raise ValueError("budget and sensitivity both choose the bits of each layer: give one of them")
+        return self
+
+
+class Activations(Settings):
+    """Round the inputs of layers to a b-bit grid in all that follows: a whole network at W b / A b.
+
+    The ONNX file stays in float; simulated accuracy is what stages report. The int8 file takes the ranges.
+    """
+
+    stage: Literal["activations"]
+    name: Name = "activations"
+    bits: int = Field(8, ge=1, le=16)
+    method: Literal["minmax", "percentile", "entropy"] = Field(
+        "entropy", description="what decides the range: all values, a percentile, least Kullback-Leibler"
+    )
+    percentile: float = Field(99.99, gt=50, le=100, description="of method percentile, at either end")
+    images: int = Field(512, ge=1, description="of the training split, to calibrate on")
+    layers: list[str] = []
+    exclude: list[str] = []
+    per_layer: dict[str, Annotated[int, Field(ge=1, le=16)]] = Field({}, description="its own bits")
 
 
 class Vectors(Settings):
@@ -130,7 +170,8 @@ class Vectors(Settings):
 
 
 Stage = Annotated[
-    Train | Load | Tune | Structure | Sparsity | Sharing | Linear | Vectors, Field(discriminator="stage")
+    Train | Load | Tune | Structure | Sparsity | Sharing | Linear | Activations | Vectors,
+    Field(discriminator="stage"),
 ]
 
 
@@ -198,6 +239,10 @@ class Recipe(Settings):
         kinds = [s.stage for s in stages]
         if "vectors" in kinds and any(k in ("tune", "structure") for k in kinds[kinds.index("vectors") :]):
             raise ValueError("`vectors` comes after the last `tune` and `structure`: they would undo it")
+        if "activations" in kinds and "structure" in kinds[kinds.index("activations") :]:
+            raise ValueError(
+                "`activations` comes after the last `structure`: it would have to calibrate again"
+            )
         names = [s.name for s in stages]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:

@@ -103,7 +103,7 @@ def checked_start(recipe: Recipe, data: Data, profiles: Path, tell: Tell) -> Net
 
             tell(0.0, "checking that its channels can be pruned")
             try_structure(start, settings, profiles, tell)
-        elif settings.stage in ("sparsity", "sharing", "linear"):
+        elif settings.stage in ("sparsity", "sharing", "linear", "activations"):
             check_patterns(start, settings)
         elif settings.stage in ("train", "tune") and settings.ramp is not None:
             check_patterns(start, settings.ramp, f"stage `{settings.name}`, ramp")

@@ -29,6 +29,7 @@ Method = Literal["sparsity", "bits", "sharing"]
 bits: uniform grid of so many bits (stage `linear`). sharing: 2^bits shared values (stage `sharing`)."""
 
 MOST_BITS: Mapping[str, int] = {"bits": 16, "sharing": 8}
+GRID = Linear(stage="linear")
 ALL_LAYERS = "all layers"
 """What `Point.layer` says in a global sweep."""
 
@@ -64,7 +65,7 @@ def sensitivity(
     method: Method,
     levels: Sequence[float],
     layers: Sequence[str] | None = None,
-    per_channel: bool = True,
+    grid: Linear = GRID,
     reuse: bool = True,
     batch_size: int = 512,
     progress: Progress = lambda *_: None,
@@ -77,7 +78,7 @@ def sensitivity(
         method: see `Method`.
         levels: fractions 0 to 1 (sparsity), whole numbers 1 to 16 (bits) or 1 to 8 (sharing).
         layers: patterns; default: all convolutions and linear layers.
-        per_channel: (bits) one scale for each output channel, else one for the layer.
+        grid: (bits) what the grids are like; its bits are not looked at.
         reuse: compute what comes before the touched layer once. False, and a network whose forward pass
             cannot be split (`progress` says why): every point from scratch. Same numbers either way.
         batch_size: images at once.
@@ -94,7 +95,7 @@ def sensitivity(
     """
     levels = _checked(network, images, method, levels, batch_size)
     chosen = chosen_layers(network, layers or (), (), "sensitivity")
-    made = {level: compressed(network, method, level, chosen, per_channel=per_channel) for level in levels}
+    made = {level: compressed(network, method, level, chosen, grid=grid) for level in levels}
     weights = {layer: {at: made[at].tensors[f"{layer}.weight"] for at in levels} for layer in chosen}
     found = evaluate_each(
         network, weights, images, reuse=reuse, batch_size=batch_size, progress=progress
@@ -114,7 +115,7 @@ def global_sensitivity(
     method: Method,
     levels: Sequence[float] = R1_LEVELS,
     layers: Sequence[str] | None = None,
-    per_channel: bool = True,
+    grid: Linear = GRID,
     batch_size: int = 512,
     progress: Progress = lambda *_: None,
 ) -> list[Point]:
@@ -130,7 +131,7 @@ def global_sensitivity(
     points = list[Point]()
     for level in levels:
         progress(len(points) / len(levels), f"{ALL_LAYERS}, level {level:g}")
-        after = compressed(network, method, level, chosen, per_channel=per_channel)
+        after = compressed(network, method, level, chosen, grid=grid)
         found = evaluate(after.module().to(images.inputs.device), images, batch_size=batch_size)
         points.append(_point(method, ALL_LAYERS, level, found, cost(after)))
     progress(1.0, f"{len(points)} points")
@@ -138,7 +139,7 @@ def global_sensitivity(
 
 
 def compressed(
-    network: Network, method: Method, level: float, layers: Sequence[str], *, per_channel: bool = True
+    network: Network, method: Method, level: float, layers: Sequence[str], *, grid: Linear = GRID
 ) -> Network:
     """The network with each of `layers` at one level, made by the very stage the method stands for.
 
@@ -152,8 +153,8 @@ def compressed(
         pruning = Sparsity(stage="sparsity", method="level", amount=0.0, layers=named, per_layer=amounts)
         return prune_weights(network, pruning)[0]
     if method == "bits":
-        grid = Linear(stage="linear", bits=int(level), per_channel=per_channel, layers=named)
-        return quantize_weights(network, grid)[0]
+        now = {"bits": int(level), "layers": named, "exclude": [], "per_layer": {}}
+        return quantize_weights(network, grid.model_copy(update=now))[0]
     return share_weights(network, Sharing(stage="sharing", bits=int(level), layers=named))[0]
 
 
@@ -199,7 +200,7 @@ def auto_amounts(
     levels: Sequence[float],
     max_drop: float,
     layers: Sequence[str] | None = None,
-    per_channel: bool = True,
+    grid: Linear = GRID,
     limit_images: int = 2000,
     progress: Progress = lambda *_: None,
 ) -> tuple[dict[str, float], list[Point]]:
@@ -223,7 +224,7 @@ def auto_amounts(
         raise BadInput("limit_images is out of range", got=limit_images, wanted="at least 1")
     images = Images.of(limited(data.validation, limit_images), data.preprocessing)
     points = sensitivity(
-        network, images, method=method, levels=levels, layers=layers, per_channel=per_channel,
+        network, images, method=method, levels=levels, layers=layers, grid=grid,
         progress=progress,
     )  # fmt: skip
     baseline = evaluate(network.module(), images).accuracy_fraction

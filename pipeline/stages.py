@@ -18,6 +18,7 @@ from tersor.models.errors import BadInput
 from tersor.models.network import Network
 from tersor.pipeline.data import Data
 from tersor.pipeline.linear import quantize_weights
+from tersor.pipeline.own_weights import read_weights
 from tersor.pipeline.recipe import Recipe
 from tersor.pipeline.sharing import share_weights
 from tersor.pipeline.sparsity import prune_weights
@@ -127,7 +128,19 @@ def quantize(start: Network, settings: Any, context: Context) -> Result:
         settings = settings.model_copy(update={"per_layer": {k: int(v) for k, v in amounts.items()}})
         rounded, details = quantize_weights(start, settings)
         return rounded, {**details, "amounts": amounts, "sensitivity": points}
+    if settings.budget is not None:
+        from tersor.pipeline.bit_budget import quantize_within
+
+        return quantize_within(start, settings, context.data, context.progress)
     return quantize_weights(start, settings)
+
+
+def quantize_inputs(start: Network, settings: Any, context: Context) -> Result:
+    """Give each layer's input a grid, calibrated on training images."""
+    from tersor.pipeline.activations import calibrate
+
+    images = context.data.preprocessing.apply(context.data.train.images[: settings.images])
+    return calibrate(start, settings, images, progress=context.progress)
 
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
@@ -144,19 +157,20 @@ def _by_sensitivity(
     layers = chosen_layers(start, settings.layers, settings.exclude, f"stage `{settings.name}`")
     amounts, points = auto_amounts(
         start, context.data, method=method, levels=levels, max_drop=settings.max_drop, layers=layers,
-        per_channel=getattr(settings, "per_channel", True), progress=context.progress,
+        progress=context.progress, **({"grid": settings} if method == "bits" else {}),
     )  # fmt: skip
     return amounts | settings.per_layer, [vars(point) for point in points]
 
 
 STAGES: dict[str, tuple[int, Callable[[Network, Any, Context], Result]]] = {
     "train": (1, train),
-    "tune": (1, train),
+    "tune": (2, train),
     "load": (1, load_weights),
     "structure": (2, prune_structure),
     "sparsity": (1, prune_small_weights),
     "sharing": (1, share),
-    "linear": (1, quantize),
+    "linear": (2, quantize),
+    "activations": (1, quantize_inputs),
     "vectors": (1, round_batch_norm_and_biases),
 }
 """kind -> (version of its result, function)."""

@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tersor.pipeline.augmentation import augment
 from tersor.pipeline.constraints import bake, constrain
 from tersor.pipeline.data import Data
 from tersor.pipeline.evaluation import Images, autocast, evaluate
+from tersor.pipeline.learned_steps import attach_grids, learned_forms, take_grids
 from tersor.pipeline.optimization import learning_rate, make_optimizer
 from tersor.pipeline.recipe import Training
 from tersor.pipeline.sparse_training import SparseTraining
@@ -58,7 +60,8 @@ def fit(
         progress: told fraction done, epoch and accuracy.
 
     Returns:
-        The trained network (of the last epoch; of the best one with early stop), and its history.
+        The trained network (of the last epoch; of the best one with early stop), and its history; where
+        layers' inputs are on grids, its accuracies are with these.
 
     Raises:
         TersorError: the loss is no longer a number.
@@ -92,7 +95,9 @@ class _Run:
                 if isinstance(layer, _DropoutNd):
                     layer.p = dropout
         self.sparse = SparseTraining(self.module, network, settings)
-        self.constrained = constrain(self.module, network, but=self.sparse.names)
+        learn = getattr(settings, "learn_scales", False)
+        self.constrained = constrain(self.module, network, but=self.sparse.names, learn_scales=learn)
+        attach_grids(self.module, network, learn=learn)
         self.share = getattr(settings, "distill", 0.0) if teacher is not None else 0.0
         self.teacher = (
             teacher.module().to(device, memory_format=memory_format) if teacher is not None else None
@@ -204,9 +209,11 @@ class _Run:
         """The trained network with plain tensors, and the history."""
         if self.best:
             self.module.load_state_dict(self.best)
+        forms, grids = learned_forms(self.module, self.network), take_grids(self.module)
         bake(self.module)
         details = {"epochs": self.epoch, "history": self.history, "constrained": self.constrained}
-        plain = self.network.with_module(self.module.to(memory_format=torch.contiguous_format))
+        plain = self.network.with_module(self.module.to(memory_format=torch.contiguous_format), forms)
+        plain = replace(plain, activations=grids)
         return plain.with_tensors(plain.tensors, self.sparse.forms(plain)), details
 
     def save(self, path: Path) -> None:

@@ -77,8 +77,9 @@ def _measure(job: Job) -> dict[str, Any]:
     metrics = trial_metrics(stages)
     if job.test and job.depth is None:
         from tersor.pipeline.evaluation import Images, evaluate
+        from tersor.pipeline.learned_steps import simulated
 
-        found = evaluate(results[-1].network().module(), Images.of(data.test, data.preprocessing))
+        found = evaluate(simulated(results[-1].network()), Images.of(data.test, data.preprocessing))
         metrics["test_accuracy_fraction"] = found.accuracy_fraction
         metrics["test_top5_accuracy_fraction"] = found.top5_accuracy_fraction
         metrics["test_loss"] = found.loss

@@ -17,6 +17,7 @@ from tersor.pipeline.cost import cost
 from tersor.pipeline.evaluation import Images, evaluate
 from tersor.pipeline.layers import weight_layers
 from tersor.pipeline.prefix import Prefix
+from tersor.pipeline.recipe import Linear
 from tersor.pipeline.sensitivity import (
     ALL_LAYERS,
     R1_LEVELS,
@@ -130,7 +131,8 @@ def test_bits_and_sharing_reuse_too(method: Any, levels: list[float]) -> None:
 def test_one_scale_a_layer_differs_from_one_a_channel() -> None:
     net = make()
     settings: dict[str, Any] = {"method": "bits", "levels": [3], "layers": ["fc1"]}
-    one, many = (sensitivity(net, images_for(net), per_channel=p, **settings) for p in (False, True))
+    grids = [Linear(stage="linear", per_channel=per_channel) for per_channel in (False, True)]
+    one, many = (sensitivity(net, images_for(net), grid=grid, **settings) for grid in grids)
     assert one[0].loss != many[0].loss
 
 
