@@ -199,7 +199,17 @@ class Deploy(Settings):
     )
     int8: bool = True
     int8_reduce_range: bool | None = Field(None, description="7-bit weights; default: if the CPU has no VNNI")
+    int8_calibration: Literal["auto", "minmax", "percentile", "entropy"] = Field(
+        "auto", description="how activations get their ranges; auto: the best on validation images"
+    )
+    int8_max_drop: Fraction | None = Field(
+        None,
+        description="of validation accuracy; layers stay in float until it holds; default: the gate's",
+    )
     lowbit: bool = True
+    lowbit_consumer: str = Field(
+        "1.17", pattern=r"^\d+(\.\d+)*$", description="oldest ONNX Runtime that has to load model.lowbit.onnx"
+    )
     seconds_per_model: float = Field(1.0, gt=0, description="timing budget of one file at one batch size")
     calibration_images: int = Field(256, ge=1)
 

@@ -16,6 +16,7 @@ from tersor.export.to_onnx import export_onnx
 from tersor.models import network as networks
 from tersor.models.network import Network
 from tersor.pipeline.data import Data
+from tersor.pipeline.learned_steps import scales_of
 from tersor.pipeline.progress import Tell
 from tersor.pipeline.recipe import Recipe
 from tersor.pipeline.run import stage_metrics
@@ -66,7 +67,11 @@ def make_files(
         files["model.int8.onnx"] = "int8"
     if recipe.deploy.lowbit:
         tell(0.8, "low-bit")
-        if precision.to_lowbit(work / "model.onnx", work / "model.lowbit.onnx").tensors:
+        made = precision.to_lowbit(
+            work / "model.onnx", work / "model.lowbit.onnx", scales=scales_by_channel(final),
+            consumer=recipe.deploy.lowbit_consumer,
+        )  # fmt: skip
+        if made.tensors:
             files["model.lowbit.onnx"] = "lowbit"
         else:
             reason = (
@@ -78,6 +83,15 @@ def make_files(
         files["model.fp16.onnx"] = "fp16"
     tell(1.0, ", ".join(files))
     return files, skipped
+
+
+def scales_by_channel(network: Network) -> dict[str, np.ndarray]:
+    """Weights with a grid for each channel: tensor name -> float32 scales that broadcast against it."""
+    found = {}
+    for name, form in network.forms.items():
+        if form.kind == "linear" and form.axis is not None:
+            found[name] = scales_of(network.tensors[name], form).numpy()
+    return found
 
 
 def measure_files(files: dict[str, str], run: Path, work: Path, data: Data, tell: Tell) -> list[Shipped]:
