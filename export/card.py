@@ -14,6 +14,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         _title(manifest),
         "## Files\n\n" + _files(manifest),
         _latency(manifest),
+        _int8(manifest),
         "## Run it\n\n" + _usage(manifest),
         "## How it was made\n\n" + _made(manifest),
         "## Limits\n\n" + _limits(manifest),
@@ -72,7 +73,31 @@ def _latency(manifest: Mapping[str, Any]) -> str:
     head = ["file", "provider", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "speed-up"]
     note = f"Measured on {where}. " if where else ""
     note += "All files of one batch size ran in turn in one process; speed-up is against `baseline.onnx`."
-    return f"## Latency\n\n{note}\n\n{_table(head, rows)}"
+    told = "".join(f"\n- {sentence[0].upper()}{sentence[1:]}." for sentence in manifest.get("advice", []))
+    return f"## Latency\n\n{note}\n\n{_table(head, rows)}" + (f"\n{told}" if told else "")
+
+
+def _int8(manifest: Mapping[str, Any]) -> str:
+    """How the int8 file came about; empty without one."""
+    info = manifest.get("int8")
+    if not info:
+        return ""
+    tried = ", ".join(f"{name} {100 * value:.2f} %" for name, value in info["tried"].items())
+    before = 100 * info["fp32_validation_accuracy_fraction"]
+    lines = [
+        f"Calibration by {info['method']} on {info['calibration_images']} training images; validation "
+        f"accuracy with each method: {tried} (fp32: {before:.2f} %). "
+        f"{'7-bit weights, which no processor saturates' if info['reduce_range'] else '8-bit weights'}."
+    ]
+    if info["kept_float"]:
+        helps = ", ".join(f"{layer} ({100 * info['helps'][layer]:.2f} %)" for layer in info["kept_float"])
+        lines.append(
+            "Left in float, because int8 lost more than allowed (validation accuracy with that one alone in "
+            f"float): {helps}."
+        )
+    if info["kept_integers"]:
+        lines.append(f"{len(info['kept_integers'])} layers hold the very integers they were trained with.")
+    return "## int8\n\n" + "\n\n".join(lines)
 
 
 def _speedup(row: Mapping[str, Any]) -> str:
@@ -126,7 +151,7 @@ def _limits(manifest: Mapping[str, Any]) -> str:
         "- Latency holds for the machine, threads and batch sizes listed.",
     ]
     for item in manifest.get("not_measured", []):
-        subject = " ".join(str(item[key]) for key in ("file", "target") if item.get(key))
+        subject = " ".join(str(item[key]) for key in ("what", "file", "target") if item.get(key))
         lines.append(f"- Not measured: {subject}: {item['reason']}.")
     bounds = manifest.get("parity", {}).get("bounds", {})
     if bounds:

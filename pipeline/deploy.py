@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tersor.export import bundle, providers
+from tersor.export.advice import advise
 from tersor.models.errors import BadInput, ClaimBroken, Unavailable
 from tersor.pipeline import gates
 from tersor.pipeline.data import Data, load_data
@@ -49,13 +50,14 @@ def deploy(
         Reporter(steps(recipe), quiet=quiet) as reporter,
     ):
         with reporter.step() as tell:
-            files, skipped = make_files(recipe, run, work, data, tell)
+            files, skipped, notes = make_files(recipe, run, work, data, tell)
         with reporter.step() as tell:
             shipped = measure_files(files, run, work, data, tell)
         with reporter.step() as tell:
             latency = time_files(recipe, shipped, data, [t for t, _ in not_measured], tell)
         stages = stage_metrics(run)
         manifest = make_manifest(recipe, data, shipped, latency, not_measured + skipped, stages)
+        manifest |= notes | {"advice": advise(manifest["artifacts"], recipe.deploy.targets)}
         manifest["confusion"] = confusions(data, shipped)
         broken = gates.broken(manifest["gates"])
         with reporter.step() as tell, writing(dist):

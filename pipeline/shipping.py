@@ -16,6 +16,7 @@ from tersor.export.to_onnx import export_onnx
 from tersor.models import network as networks
 from tersor.models.network import Network
 from tersor.pipeline.data import Data
+from tersor.pipeline.int8_choice import METHODS, Judge, candidates_of, floor_of, make_int8
 from tersor.pipeline.learned_steps import scales_of
 from tersor.pipeline.progress import Tell
 from tersor.pipeline.recipe import Recipe
@@ -23,6 +24,9 @@ from tersor.pipeline.run import stage_metrics
 
 PARITY_IMAGES = 32
 """Images whose torch outputs ship in parity.npz: enough for the largest batch that is compared."""
+
+MOST_JUDGED = 5000
+"""Validation images on which the ways to int8 are compared."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,11 @@ class Shipped:
 
 def make_files(
     recipe: Recipe, run: Path, work: Path, data: Data, tell: Tell
-) -> tuple[dict[str, str], list[tuple[str, str]]]:
+) -> tuple[dict[str, str], list[tuple[str, str]], dict[str, Any]]:
     """Write every file to be shipped into `work`.
 
     Returns:
-        file name -> kind, and (file, reason) of what was not made.
+        file name -> kind; (file, reason) of what was not made; notes: how int8 came about.
     """
     first = stage_metrics(run)[0]["name"]
     shutil.copyfile(run / f"01-{first}" / "model.onnx", work / "baseline.onnx")
@@ -56,15 +60,17 @@ def make_files(
     files = {"baseline.onnx": "fp32", "model.onnx": "fp32", "model.tsr": "packed"}
     skipped = []
     final = networks.load(run / "network.safetensors")
+    notes: dict[str, Any] = {}
     if recipe.deploy.int8:
-        tell(0.2, "int8")
-        folded = work / "folded.onnx.tmp"
-        export_onnx(final, folded, fold_batch_norm=True, metadata={"licence": recipe.licence})
-        images = data.preprocessing.apply(data.train.images[: recipe.deploy.calibration_images])
-        reduce_range = recipe.deploy.int8_reduce_range
-        precision.to_int8(folded, work / "model.int8.onnx", images, reduce_range=reduce_range)
-        folded.unlink()
-        files["model.int8.onnx"] = "int8"
+        notes["int8"] = _int8(recipe, run, work, final, data, tell)
+        if notes["int8"]["holds"]:
+            files["model.int8.onnx"] = "int8"
+        else:
+            (work / "model.int8.onnx").unlink()
+            lost = 100 * (notes["int8"]["floor"] - notes["int8"]["validation_accuracy_fraction"])
+            count = len(notes["int8"]["kept_float"])
+            reason = f"even with {count} layers in float it is {lost:.2f} points of validation accuracy short"
+            skipped.append(("model.int8.onnx", reason))
     if recipe.deploy.lowbit:
         tell(0.8, "low-bit")
         made = precision.to_lowbit(
@@ -82,7 +88,27 @@ def make_files(
         precision.to_fp16(work / "model.onnx", work / "model.fp16.onnx")
         files["model.fp16.onnx"] = "fp16"
     tell(1.0, ", ".join(files))
-    return files, skipped
+    return files, skipped, notes
+
+
+def _int8(recipe: Recipe, run: Path, work: Path, final: Network, data: Data, tell: Tell) -> dict[str, Any]:
+    """Write model.int8.onnx with the calibration and float layers that validation images ask for."""
+    settings, folded = recipe.deploy, work / "folded.onnx.tmp"
+    export_onnx(final, folded, fold_batch_norm=True, metadata={"licence": recipe.licence})
+    held = data.validation
+    judge = Judge(data.preprocessing.apply(held.images[:MOST_JUDGED]), held.labels[:MOST_JUDGED])
+    drop = settings.int8_max_drop if settings.int8_max_drop is not None else recipe.gates.max_accuracy_drop
+    baseline, own = judge(work / "baseline.onnx")[0], judge(work / "model.onnx")[0]
+    floor = floor_of(baseline, own, drop)
+    images = data.preprocessing.apply(data.train.images[: settings.calibration_images])
+    methods = METHODS if settings.int8_calibration == "auto" else (settings.int8_calibration,)
+    info = make_int8(
+        folded, work / "model.int8.onnx", images, judge, candidates=candidates_of(final, images, methods),
+        floor=floor, reduce_range=settings.int8_reduce_range,
+        progress=lambda f, words: tell(0.1 + 0.6 * f, words),
+    )  # fmt: skip
+    folded.unlink()
+    return {"floor": floor, "fp32_validation_accuracy_fraction": own, **info}
 
 
 def scales_by_channel(network: Network) -> dict[str, np.ndarray]:
