@@ -18,7 +18,6 @@ from tersor.models.errors import BadInput
 from tersor.models.network import Network
 from tersor.pipeline.data import Data
 from tersor.pipeline.linear import quantize_weights
-from tersor.pipeline.own_weights import read_weights
 from tersor.pipeline.recipe import Recipe
 from tersor.pipeline.sharing import share_weights
 from tersor.pipeline.sparsity import prune_weights
