@@ -16,7 +16,7 @@ OPTIONS = $(if $(DATA),--data "$(DATA)") $(foreach s,$(SET),--set '$(s)')
 
 STUDY ?= studies/sparsity-sweep.yaml
 
-.PHONY: help setup compress deploy benchmark report verify study table-r1 table-r2 table-r3 table-r5 table-structure profile verify-results test test-cluster lint clean
+.PHONY: help setup compress deploy benchmark report verify study table-r1 table-r2 table-r3 table-r5 table-r1-bits table-r4-bits table-structure profile verify-results test test-cluster lint clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -73,6 +73,12 @@ profile: $(READY) ## latency against width of a recipe's layers on this machine 
 
 table-structure: $(READY) ## prune, prove, export and time fifteen networks (half an hour)
 	@$(BIN)/tersor table-structure --out docs/table-structure.md
+
+table-r1-bits: $(READY) ## report R1's quantization table beside ours (DATA: folder with CIFAR-10, FAST=1)
+	@$(BIN)/tersor table-bits r1 $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-r1-bits.md)
+
+table-r4-bits: $(READY) ## report R4's quantization tables beside ours (DATA: folder with CIFAR-10, FAST=1)
+	@$(BIN)/tersor table-bits r4 $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-r4-bits.md)
 
 verify-results: $(READY) ## measure bytes and accuracy of results/ again, without training (DATA)
 	@$(BIN)/tersor verify-results $(if $(DATA),--data "$(DATA)")

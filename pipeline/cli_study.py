@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     app.command("table-r2")(table_r2)
     app.command("table-r3")(table_r3)
     app.command("table-r5")(table_r5)
+    app.command("table-bits")(table_bits)
     app.command()(keep)
     app.command("verify-results")(verify_results)
     app.command("sparse-linear")(sparse_linear)
@@ -181,6 +182,29 @@ def table_r3(
 
     rows, text = r3.make_table(data, runs, fast=fast, quiet=quiet)
     _tell_table("R3", rows, text, out, as_json)
+
+
+def table_bits(
+    report: Annotated[str, typer.Argument(help="r1 or r4.")],
+    data: DataOption = None,
+    runs: RunsOption = RUNS,
+    fast: FastOption = False,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Report R1's or R4's quantization table beside ours; --out draws the curves beside it (.png)."""
+    from tersor.pipeline import table_bits as bits
+
+    rows, text = bits.make_table(report, data, runs, fast=fast, quiet=quiet)
+    if out is not None:
+        from tersor.pipeline.store import writing
+
+        picture = out.with_suffix(".png")
+        with writing(picture):
+            bits.draw(rows, f"{bits.REPORTS[report].title}: accuracy by bits", picture)
+        text += f"\n![accuracy by bits]({picture.name})\n"
+    _tell_table(f"{report.upper()}-bits", rows, text, out, as_json)
 
 
 def _tell_table(report: str, rows: list[dict[str, Any]], text: str, out: Path | None, as_json: bool) -> None:

@@ -139,7 +139,8 @@ def grids_of(network: Network) -> dict[str, LayerGrid]:
     An input grid of fewer bits becomes one of 8 bits over the same range.
     """
     found = {}
-    for layer in {name.removesuffix(".weight") for name in network.forms} | set(network.activations):
+    named = {name.removesuffix(".weight") for name in network.forms} | set(network.activations)
+    for layer in sorted(named):  # in one order everywhere: it decides the order of tensors in the file
         form, weight = network.form(f"{layer}.weight"), network.tensors[f"{layer}.weight"]
         integers = None
         if form.kind == "linear" and (form.bits or 16) <= 8:
