@@ -1,6 +1,7 @@
 """Advice says what was measured: slower, no faster, or how much faster, and nothing of what was not."""
 
 from tersor.export.advice import advise
+from tersor.export.card import model_card
 
 
 def row(p50: float, *, batch: int = 1, spread: float = 0.01, provider: str = "CPUExecutionProvider") -> dict:
@@ -40,3 +41,25 @@ def test_batches_are_compared_each_with_its_own_and_what_was_not_timed_is_left_o
     assert "3.00x as fast" in found[0]
     assert advise([plain], ["cpu"]) == []
     assert advise([entry("model.onnx", "fp32"), entry("q.onnx", "int8")], ["cpu"]) == []
+
+
+def test_the_card_says_what_stayed_in_float_and_what_the_timing_means() -> None:
+    info = {
+        "method": "entropy", "calibration_images": 256, "tried": {"minmax": 0.9, "entropy": 0.95},
+        "fp32_validation_accuracy_fraction": 0.97, "reduce_range": True, "kept_float": ["fc"],
+        "helps": {"conv": 0.951, "fc": 0.968}, "kept_integers": ["conv"],
+    }  # fmt: skip
+    rows = [{**row(0.2), "p90_ms": 0.3, "p99_ms": 0.4, "speedup": 1.0}]
+    manifest = {
+        "name": "x", "input": {"name": "input", "shape": ["batch", 1, 8, 8]}, "compression_ratio": 2.0,
+        "baseline": {"file": "baseline.onnx", "kind": "fp32", "bytes": 9, "latency": rows}, "artifacts": [],
+        "preprocessing": {"divisor": 1.0, "mean": [0.0], "std": [1.0]}, "int8": info,
+        "advice": ["int8 is slower on this CPU"], "not_measured": [{"what": "cuda", "reason": "no GPU"}],
+    }  # fmt: skip
+    text = model_card(manifest)
+    assert "- Int8 is slower on this CPU." in text
+    assert "Calibration by entropy on 256 training images" in text
+    assert "minmax 90.00 %, entropy 95.00 % (fp32: 97.00 %). 7-bit weights" in text
+    assert "fc (96.80 %)." in text
+    assert "1 layers hold the very integers" in text
+    assert "- Not measured: cuda: no GPU." in text

@@ -1,0 +1,79 @@
+"""The files of a bundle: int8 only where it holds, low-bit files of grids per channel."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import blobs, make
+
+from tersor.export.pack import pack
+from tersor.export.to_onnx import export_onnx
+from tersor.models.network import Network
+from tersor.pipeline import shipping
+from tersor.pipeline.linear import quantize_weights
+from tersor.pipeline.recipe import Linear, Recipe, Train
+from tersor.pipeline.training import fit
+
+DATA = blobs(200)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Network:
+    settings = Train(stage="train", epochs=4, batch_size=20, learning_rate=0.05)
+    return fit(make(classes=3), settings, DATA, seed=0)[0]
+
+
+@pytest.fixture
+def run(trained: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's folder as compress leaves it: trained, then rounded to four bits a channel."""
+    monkeypatch.setattr(shipping, "stage_metrics", lambda _: [{"name": "train"}])
+    final, _ = quantize_weights(trained, Linear(stage="linear", bits=4))
+    (tmp_path / "01-train").mkdir()
+    export_onnx(trained, tmp_path / "01-train" / "model.onnx")
+    export_onnx(final, tmp_path / "model.onnx")
+    final.save(tmp_path / "network.safetensors")
+    pack(tmp_path / "model.onnx", tmp_path / "model.tsr")
+    return tmp_path
+
+
+def recipe(**deploy: Any) -> Recipe:
+    raw = {"name": "x", "model": "mnist", "stages": [{"stage": "train"}], "deploy": deploy}
+    return Recipe.model_validate(raw)
+
+
+def test_int8_keeps_the_networks_grids_and_tells_how_it_came_about(run: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    files, skipped, notes = shipping.make_files(
+        recipe(int8_max_drop=0.5, int8_reduce_range=False), run, work, DATA, lambda *_: None
+    )
+    assert (files["model.int8.onnx"], skipped) == ("int8", [])
+    info = notes["int8"]
+    assert sorted(info["kept_integers"]) == ["conv1.0", "conv2.0", "fc1", "fc2"]
+    assert info["holds"]
+    assert set(info["tried"]) == {"minmax", "percentile", "entropy"}
+    assert files["model.lowbit.onnx"] == "lowbit"  # four bits a channel fit, though not in one codebook
+    assert (work / "model.lowbit.onnx").stat().st_size < 0.3 * (work / "model.onnx").stat().st_size
+    assert not (work / "folded.onnx.tmp").exists()
+
+
+def test_int8_that_does_not_hold_is_not_shipped_and_the_reason_is_told(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.setattr(shipping, "floor_of", lambda *_: 1.25)
+    files, skipped, notes = shipping.make_files(
+        recipe(int8_calibration="minmax", lowbit=False), run, work, DATA, lambda *_: None
+    )
+    assert "model.int8.onnx" not in files
+    assert not (work / "model.int8.onnx").exists()
+    lost = 100 * (1.25 - notes["int8"]["validation_accuracy_fraction"])
+    assert skipped == [
+        (
+            "model.int8.onnx",
+            f"even with 3 layers in float it is {lost:.2f} points of validation accuracy short",
+        )
+    ]
+    assert np.isfinite(lost)
