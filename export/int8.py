@@ -51,19 +51,16 @@ def to_int8(
     Args:
         folded_onnx: an fp32 file with BatchNorm folded.
         path: the file to write.
-        calibration: preprocessed images, float32 (N, C, H, W); their smallest and largest
-            activations set the scales that `grids` does not give.
+        calibration: preprocessed images, float32 (N, C, H, W); the extremes they reach set other scales.
         reduce_range: weights in 7 bits, which keeps processors without VNNI from saturating the
             16-bit sums of u8 x s8 products. None: decided by this machine's processor.
         keep_float: layers (`conv1`, as in `conv1.weight`) or nodes to leave in fp32.
-        grids: layer -> the grids it was trained with. They are kept exactly, of layers that are not kept in
-            float: the weight's integers where
-            they fit (64 at most with `reduce_range`) and belong to the folded weight, the input's grid
-            except where several layers read one tensor, which gets the widest of theirs.
+        grids: layer -> the grids it was trained with, kept exactly unless it stays in float: the weight's
+            integers where they fit (64 at most with `reduce_range`) and belong to the folded weight; the
+            input's grid, of several layers that read one tensor the widest.
 
     Returns:
-        `reduce_range` as used, `calibration_images`, `quantized`, `kept_float` and
-        `kept_integers` (layers).
+        `reduce_range` as used, `calibration_images`; layers `quantized`, `kept_float`, `kept_integers`.
 
     Raises:
         BadInput: no or non-finite calibration images, NaN weights, unknown names in `keep_float`,
@@ -77,8 +74,8 @@ def to_int8(
         reduce_range = cpu_features()["vnni"] is False
     layers = {_layer(node): node for node in model.graph.node if node.op_type in WEIGHTED}
     excluded = _nodes_called(model, keep_float, layers, folded_onnx)
-    used = {name: grid for name, grid in (grids or {}).items() if name in layers}
-    used = {name: grid for name, grid in used.items() if layers[name].name not in excluded}
+    in_float = [name for name, node in layers.items() if node.name in excluded]
+    used = {k: v for k, v in (grids or {}).items() if k in layers and k not in in_float}
     kept, overrides = _overrides(model, layers, used, 64 if reduce_range else 127)
     options = {
         "reduce_range": reduce_range, "nodes_to_exclude": excluded,
@@ -93,8 +90,8 @@ def to_int8(
     return {
         "reduce_range": reduce_range,
         "calibration_images": len(calibration),
-        "quantized": [name for name, node in layers.items() if node.name not in excluded],
-        "kept_float": [name for name, node in layers.items() if node.name in excluded],
+        "quantized": [name for name in layers if name not in in_float],
+        "kept_float": in_float,
         "kept_integers": kept,
     }
 

@@ -4,7 +4,7 @@ Chosen on validation images, by the accuracy of the very files: first the calibr
 drop is larger than allowed, one more layer is left in float, the ones that help most alone first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,8 @@ Method = Literal["minmax", "percentile", "entropy"]
 """How calibration images give a range: see the stage `activations`."""
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
 BATCH = 256
+NEARLY = 1e-12
+"""A drop of exactly what is allowed must not fail on the last bit of a subtraction."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,7 @@ def make_int8(
         What `to_int8` returns, `method`, `validation_accuracy_fraction`, `tried` (method -> accuracy),
         `helps` (layer -> accuracy with that one in float; empty where none had to be), `holds`.
 
-    `holds` is False when not even all layers but one in float reach the floor; the file is then the best one
-    found.
+    `holds` is False when not even all layers but one in float reach the floor.
     """
     tried = {}
     for done, (name, grids) in enumerate(candidates.items()):
@@ -86,27 +87,41 @@ def make_int8(
             folded, path, calibration, grids=candidates[best], reduce_range=reduce_range, keep_float=kept
         )
 
-    info = write([])
-    accuracy, helps, kept = tried[best][0], dict[str, float](), list[str]()
-    if floor is not None and accuracy < floor - 1e-12:
-        layers = info["quantized"]
-        found = {}
-        for done, layer in enumerate(layers):
-            progress(0.3 + 0.5 * done / len(layers), f"int8, {layer} in float")
-            write([layer])
-            found[layer] = judge(path)
-        helps = {layer: found[layer][0] for layer in layers}
-        order = sorted(layers, key=lambda layer: (-found[layer][0], found[layer][1]))
-        for layer in order[: len(layers) - 1]:
-            kept.append(layer)
-            info = write(kept)
-            accuracy = judge(path)[0]
-            progress(0.8 + 0.2 * len(kept) / len(layers), f"int8, {len(kept)} layers in float")
-            if accuracy >= floor - 1e-12:
-                break
-    holds = floor is None or accuracy >= floor - 1e-12
+    info, accuracy, helps = write([]), tried[best][0], dict[str, float]()
+    if floor is not None and accuracy < floor - NEARLY:
+        info, accuracy, helps = _with_floats(write, lambda: judge(path), info["quantized"], floor, progress)
+    holds = floor is None or accuracy >= floor - NEARLY
     measured = {"method": best, "validation_accuracy_fraction": accuracy, "holds": holds, "helps": helps}
     return info | measured | {"tried": {name: row[0] for name, row in tried.items()}}
+
+
+def _with_floats(
+    write: Callable[[Sequence[str]], dict[str, Any]],
+    judge: Callable[[], tuple[float, float]],
+    layers: Sequence[str],
+    floor: float,
+    progress: Progress,
+) -> tuple[dict[str, Any], float, dict[str, float]]:
+    """Leave one more layer in float until the floor is reached, the most helpful first.
+
+    Returns:
+        What was written last, its accuracy, and the accuracy with each layer alone in float.
+    """
+    found = {}
+    for done, layer in enumerate(layers):
+        progress(0.3 + 0.5 * done / len(layers), f"int8, {layer} in float")
+        write([layer])
+        found[layer] = judge()
+    order = sorted(layers, key=lambda layer: (-found[layer][0], found[layer][1]))
+    info = write([])
+    accuracy = judge()[0]
+    for count in range(1, len(layers)):
+        progress(0.8 + 0.2 * count / len(layers), f"int8, {count} layers in float")
+        info = write(order[:count])
+        accuracy = judge()[0]
+        if accuracy >= floor - NEARLY:
+            break
+    return info, accuracy, {layer: found[layer][0] for layer in layers}
 
 
 def candidates_of(

@@ -94,7 +94,7 @@ def test_judged_are_accuracy_and_loss_of_the_file(trained: Network, folded: Path
     import torch
     from torch.nn import functional
 
-    logits = trained.module()(torch.from_numpy(JUDGE.inputs))
+    logits = trained.module()(torch.from_numpy(JUDGE.inputs)).detach()
     labels = torch.from_numpy(JUDGE.labels)
     accuracy, loss = JUDGE(folded)
     assert accuracy == float((logits.argmax(1) == labels).float().mean())
