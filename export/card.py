@@ -96,7 +96,7 @@ def _int8(manifest: Mapping[str, Any]) -> str:
             f"float): {helps}."
         )
     if info["kept_integers"]:
-        lines.append(f"{len(info['kept_integers'])} layers hold the very integers they were trained with.")
+        lines.append(f"Layers with the very integers they were trained with: {len(info['kept_integers'])}.")
     return "## int8\n\n" + "\n\n".join(lines)
 
 

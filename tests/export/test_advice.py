@@ -61,5 +61,5 @@ def test_the_card_says_what_stayed_in_float_and_what_the_timing_means() -> None:
     assert "Calibration by entropy on 256 training images" in text
     assert "minmax 90.00 %, entropy 95.00 % (fp32: 97.00 %). 7-bit weights" in text
     assert "fc (96.80 %)." in text
-    assert "1 layers hold the very integers" in text
+    assert "Layers with the very integers they were trained with: 1." in text
     assert "- Not measured: cuda: no GPU." in text
