@@ -165,6 +165,7 @@ def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     from tersor.pipeline.picture import PAPER, STYLE
 
@@ -183,6 +184,7 @@ def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
                 axis.plot([b for b, _ in points], [v for _, v in points], label=way, markersize=4, **style)
             axis.set_title(label, loc="left", fontsize=11)
             axis.set_xlabel("bits of a weight")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             if key == "loss":
                 axis.set_yscale("log")
         figure.suptitle(title, x=0.01, ha="left", fontsize=13)
