@@ -61,7 +61,7 @@ def test_a_budget_below_the_fewest_bits_is_told() -> None:
 
 def context() -> Context:
     raw = {"name": "x", "model": "mnist", "stages": [{"stage": "train"}]}
-    return Context(Recipe.model_validate(raw), blobs(), 0, Path("none"), lambda *_: None)
+    return Context(Recipe.model_validate(raw), blobs(), 0, Path("none"), Path("none"), lambda *_: None)
 
 
 def test_the_stage_stays_within_its_budget_and_keeps_fixed_layers() -> None:
