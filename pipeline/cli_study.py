@@ -161,10 +161,12 @@ def table_r2(
 ) -> None:
     """Report R2's pruning and sharing beside ours: VGG16-half, no retraining; a picture beside the table."""
     from tersor.pipeline import table_r2 as r2
+    from tersor.pipeline.store import writing
 
     rows, text = r2.make_table(data, runs, fast=fast, quiet=quiet)
     if out is not None:
-        r2.draw(rows, out.with_suffix(".png"))
+        with writing(out):  # a full disk or a folder that is not there is told in words
+            r2.draw(rows, out.with_suffix(".png"))
         text += f"\n![accuracy against sparsity]({out.with_suffix('.png').name})\n"
     _tell_table("R2", rows, text, out, as_json)
 

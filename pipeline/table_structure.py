@@ -3,6 +3,7 @@
 BatchNorm statistics and scales are random too: fresh ones would hide a dropped constant.
 """
 
+import difflib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from tersor.export.parity import outputs
 from tersor.export.providers import open_session
 from tersor.export.to_onnx import export_onnx
 from tersor.models import network as networks
-from tersor.models.errors import TersorError
+from tersor.models.errors import BadInput, TersorError
 from tersor.models.network import Network
 from tersor.models.preprocessing import Preprocessing
 from tersor.pipeline.cost import cost
@@ -47,7 +48,18 @@ def make(names: Sequence[str], pixels: int, say: Callable[[str], None]) -> list[
         names: keys of NETWORKS.
         pixels: height and width of the images of ImageNet networks.
         say: told each finished row in a few words.
+
+    Raises:
+        BadInput: a name that is not in the table.
     """
+    for name in names:
+        if name not in NETWORKS:
+            near = difflib.get_close_matches(name, NETWORKS, 1)
+            raise BadInput(
+                f"the table has no network called {name!r}",
+                wanted=f"one of {', '.join(NETWORKS)}",
+                todo=f"Did you mean {near[0]!r}?" if near else None,
+            )
     rows = []
     for name in names:
         baseline = random_network(name, pixels)

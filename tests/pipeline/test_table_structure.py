@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tersor.models.errors import BadInput
 from tersor.pipeline import table_structure
 from tersor.pipeline.cli import app
 
@@ -57,3 +58,8 @@ def test_profile_writes_picture_and_measurements(tmp_path: Path) -> None:
 def test_profile_of_nothing_is_told(arguments: list[str], message: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["profile", *arguments, "--runs", str(tmp_path)])
     assert message in str(result.exception)
+
+
+def test_a_network_that_is_not_in_the_table_is_told_with_a_suggestion() -> None:
+    with pytest.raises(BadInput, match=r"no network called 'resnet20'.*Did you mean 'resnet20 [AB]'"):
+        table_structure.make(["resnet20"], 64, lambda _: None)
