@@ -1,10 +1,14 @@
-"""The optimizer and its learning rate, as a recipe names them."""
+"""The optimizer, its learning rate and the compiler of its steps, as a recipe names them."""
 
 import math
+import os
+import shutil
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from tersor.models.errors import Unavailable
 from tersor.pipeline.recipe import Training
 
 
@@ -33,3 +37,20 @@ def make_optimizer(module: nn.Module, settings: Training) -> torch.optim.Optimiz
         return torch.optim.Adam(groups, lr=settings.learning_rate)
     nesterov = settings.nesterov and settings.momentum > 0
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov)
+
+
+def compiled(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The module's forward and backward pass by torch.compile: compiled once for each batch shape.
+
+    Raises:
+        Unavailable: there is no C++ compiler, which compiling for a CPU takes.
+    """
+    wanted = os.environ.get("CXX", "g++")
+    if next(module.parameters()).device.type == "cpu" and shutil.which(wanted) is None:
+        raise Unavailable(
+            "no C++ compiler for `compiled: true`",
+            got=f"no {wanted} on the PATH",
+            where="the training's settings",
+            todo="Install g++, or leave `compiled` out: the training is the same, only slower",
+        )
+    return torch.compile(module, dynamic=False)

@@ -21,6 +21,13 @@ class Augment(Settings):
     flip: bool = Field(False, description="mirror left-right with probability 1/2")
 
 
+class Smaller(Settings):
+    """The first epochs on smaller images: most of what they teach at a fraction of the time."""
+
+    pixels: int = Field(ge=4, description="height and width, at most the images' own")
+    epochs: int = Field(ge=1, description="so many epochs; the later ones see whole images")
+
+
 class Ramp(Settings):
     """Weights pruned by magnitude while the network trains: more with every step of the ramp."""
 
@@ -63,6 +70,11 @@ class Penalty(Settings):
     )
 
 
+def _is_default(value: object) -> bool:
+    """Left out of what is hashed and saved: results from before the setting keep their names."""
+    return value is None or value is False
+
+
 class Training(Settings):
     """How a network is trained; shared by `train` and `tune`."""
 
@@ -78,6 +90,12 @@ class Training(Settings):
     augment: Augment = Augment()
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
     channels_last: bool = False
+    compiled: bool = Field(
+        False,
+        exclude_if=_is_default,
+        description="by torch.compile, faster after a minute; needs a C++ compiler",
+    )
+    smaller: Smaller | None = Field(None, exclude_if=_is_default, description="begin with smaller images")
     early_stop_patience: int | None = Field(
         None, ge=1, description="stop after this many epochs without a better validation loss, keep the best"
     )
@@ -89,6 +107,10 @@ class Training(Settings):
 
     @model_validator(mode="after")
     def _ramp_fits(self) -> "Training":
+        if self.smaller is not None and self.smaller.epochs >= self.epochs:
+            raise ValueError(
+                f"smaller.epochs is {self.smaller.epochs} of {self.epochs}: the last epochs need whole images"
+            )
         if self.ramp is not None and max(self.ramp.epochs or 0, len(self.ramp.amounts)) > self.epochs:
             raise ValueError(
                 f"the ramp is longer than the training of {self.epochs} epochs: it would not end"

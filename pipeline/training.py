@@ -21,12 +21,12 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from tersor.models.errors import TersorError
 from tersor.models.network import Network
-from tersor.pipeline.augmentation import augment
+from tersor.pipeline.augmentation import augment, check_smaller, shrink
 from tersor.pipeline.constraints import bake, constrain
 from tersor.pipeline.data import Data
 from tersor.pipeline.evaluation import Images, autocast, evaluate
 from tersor.pipeline.learned_steps import attach_grids, learned_forms, take_grids
-from tersor.pipeline.optimization import learning_rate, make_optimizer
+from tersor.pipeline.optimization import compiled, learning_rate, make_optimizer
 from tersor.pipeline.recipe import Training
 from tersor.pipeline.sparse_training import SparseTraining
 
@@ -102,7 +102,10 @@ class _Run:
         self.teacher = (
             teacher.module().to(device, memory_format=memory_format) if teacher is not None else None
         )
+        self.forward = compiled(self.module) if settings.compiled else self.module
         self.train = Images.of(data.train, data.preprocessing, device)
+        if settings.smaller is not None:
+            check_smaller(self.module, self.train.inputs, settings.smaller.pixels)
         self.validation = Images.of(data.validation, data.preprocessing, device)
         self.optimizer = make_optimizer(self.module, settings)
         self.batches = math.ceil(len(self.train) / settings.batch_size)
@@ -124,6 +127,8 @@ class _Run:
             self._set_rate(self.epoch * self.batches + step)
             self.sparse.before_step(self.epoch * self.batches + step, self.batches)
             inputs = augment(self.train.inputs[chosen], self.settings.augment, generator)
+            if self.settings.smaller is not None and self.epoch < self.settings.smaller.epochs:
+                inputs = shrink(inputs, self.settings.smaller.pixels)
             loss, hits = self._step(inputs, self.train.labels[chosen])
             self._check(loss, step)
             total, right = total + loss * len(chosen), right + hits
@@ -153,7 +158,7 @@ class _Run:
         if self.settings.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.settings.precision):
-            logits = self.module(inputs)
+            logits = self.forward(inputs)
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)
         if self.share:
             loss = (1 - self.share) * loss + self.share * self._distance(logits, inputs)
