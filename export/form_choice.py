@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tersor.export.adaptive_form import encode_adaptive
 from tersor.export.bits import write_varint
 from tersor.export.byte_coding import compress
+from tersor.export.scaled_form import split_scales
 from tersor.export.sparse_forms import (
     FINENESS,
     Sparse,
@@ -25,7 +26,18 @@ from tersor.export.sparse_forms import (
     gap_class,
     gaps_between,
 )
-from tersor.export.tensor_coding import ADAPTIVE, BITMAP, JOINT, POOLED, RAW, RELATIVE, STRINGS, VALUES, Piece
+from tersor.export.tensor_coding import (
+    ADAPTIVE,
+    BITMAP,
+    JOINT,
+    POOLED,
+    RAW,
+    RELATIVE,
+    SCALED,
+    STRINGS,
+    VALUES,
+    Piece,
+)
 from tersor.export.value_coding import MAX_CODEBOOK, Patterns, encode_values, split_planes
 from tersor.export.views import View, cropped, to_view
 
@@ -83,10 +95,26 @@ def encode_piece(piece: Piece, values: Patterns, coder: Coder = "huffman") -> by
     best = min((_written(c) for c in candidates if c.bits <= most), key=len)
     if coder != "huffman" and content.codebook is not None and len(content.others):
         best = _adaptive(content, best if coder == "auto" else None) or best
+    if piece.is_float and piece.width == 4:
+        best = _scaled(piece, values, coder, len(best)) or best
     general = best[0] & 15 == RAW or (best[0] == VALUES and best[1] == 0)
     if general and piece.is_float and values.nbytes <= POOL_BYTES:
         return bytes([POOLED | _zero_planes(values) << 4])
     return best if len(best) <= values.nbytes else bytes([RAW]) + values.tobytes()
+
+
+def _scaled(piece: Piece, values: Patterns, coder: Coder, most: int) -> bytes | None:
+    """Return the piece as integers times a scale for each row; None: it is not, or no shorter than `most`."""
+    found = split_scales(values, piece.dims)
+    if found is None:
+        return None
+    scales, integers = found[0].view("<u4"), found[1]
+    distinct = np.unique(scales)
+    books = [None] if len(distinct) > MAX_CODEBOOK else [None, distinct]
+    head = min((encode_values(scales, book, True) for book in books), key=len)
+    inner = encode_piece(Piece(piece.dims, integers.itemsize, False), integers, coder)
+    coded = bytes([SCALED | integers.itemsize << 4]) + head + inner
+    return coded if len(coded) < most else None
 
 
 def _adaptive(content: Content, best: bytes | None) -> bytes | None:

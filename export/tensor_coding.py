@@ -11,13 +11,14 @@ import numpy as np
 from tersor.export.adaptive_form import decode_adaptive
 from tersor.export.bits import ByteReader
 from tersor.export.byte_coding import decompress
+from tersor.export.scaled_form import join_scales
 from tersor.export.sparse_forms import decode_bitmap, decode_joint, decode_relative
 from tersor.export.value_coding import Patterns, decode_values, pattern_dtype
 
 MAX_PIECE = 3 << 19
 """Part of the format: most elements coded at once; it bounds what a decoder needs beside its output."""
 
-RAW, POOLED, VALUES, STRINGS, RELATIVE, BITMAP, JOINT, ADAPTIVE = range(8)
+RAW, POOLED, VALUES, STRINGS, RELATIVE, BITMAP, JOINT, ADAPTIVE, SCALED = range(9)
 NAMES = (
     "raw",
     "byte-planes (pooled)",
@@ -27,6 +28,7 @@ NAMES = (
     "bitmap",
     "joint",
     "adaptive",
+    "scaled",
 )
 
 
@@ -74,6 +76,8 @@ def decode_piece(source: ByteReader, piece: Piece) -> tuple[Patterns | None, str
         return values, NAMES[form], 0
     if form == POOLED and flags < piece.width:
         return None, NAMES[form], flags
+    if form == SCALED and flags in (1, 2):
+        return _decode_scaled(source, piece, flags), NAMES[form], 0
     if flags:
         raise source.error("unknown form of a tensor", f"form {form} with flags {flags}")
     dtype = pattern_dtype(piece.width)
@@ -87,6 +91,17 @@ def decode_piece(source: ByteReader, piece: Piece) -> tuple[Patterns | None, str
         packed = source.take(source.varint(source.remaining))
         return np.frombuffer(decompress(packed, size, source.where), dtype), NAMES[form], 0
     raise source.error("unknown form of a tensor", form, f"0..{len(NAMES) - 1}")
+
+
+def _decode_scaled(source: ByteReader, piece: Piece, width: int) -> Patterns:
+    """Scales of the rows, then a record of the integers, which takes any form but pooled and scaled."""
+    if piece.width != 4 or not piece.is_float or len(piece.dims) < 2 or not piece.count:
+        raise source.error("scales for a tensor without rows of float32", piece.dims)
+    scales, _ = decode_values(source, piece.dims[0], 4, True)
+    integers, _, _ = decode_piece(source, Piece(piece.dims, width, False))
+    if integers is None:
+        raise source.error("a tensor's integers are pooled", NAMES[POOLED], "any other form")
+    return join_scales(scales.view("<f4"), integers)
 
 
 _SPARSE_DECODERS = {

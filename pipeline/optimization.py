@@ -1,5 +1,6 @@
 """The optimizer, its learning rate and the compiler of its steps, as a recipe names them."""
 
+import logging
 import math
 import os
 import shutil
@@ -53,4 +54,5 @@ def compiled(module: nn.Module) -> Callable[[Tensor], Tensor]:
             where="the training's settings",
             todo="Install g++, or leave `compiled` out: the training is the same, only slower",
         )
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a warning without a GPU
     return torch.compile(module, dynamic=False)

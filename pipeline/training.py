@@ -32,6 +32,7 @@ from tersor.pipeline.sparse_training import SparseTraining
 
 Progress = Callable[[float, str], None]
 """Told the fraction done (0 to 1) and a few words."""
+Forward = Callable[[Tensor], Tensor]
 TEMPERATURE = 4.0
 """Softens the outputs that distillation compares."""
 
@@ -102,7 +103,11 @@ class _Run:
         self.teacher = (
             teacher.module().to(device, memory_format=memory_format) if teacher is not None else None
         )
-        self.forward = compiled(self.module) if settings.compiled else self.module
+        self.forward: Forward = self.module
+        self.teach: Forward | None = self.teacher
+        if settings.compiled:
+            self.forward = compiled(self.module)
+            self.teach = self.teacher and compiled(self.teacher)
         self.train = Images.of(data.train, data.preprocessing, device)
         if settings.smaller is not None:
             check_smaller(self.module, self.train.inputs, settings.smaller.pixels)
@@ -171,9 +176,9 @@ class _Run:
 
     def _distance(self, logits: Tensor, inputs: Tensor) -> Tensor:
         """Softened outputs against the teacher's (Hinton, Vinyals and Dean, arXiv:1503.02531)."""
-        assert self.teacher is not None
+        assert self.teach is not None
         with torch.no_grad(), autocast(self.device, self.settings.precision):
-            wanted = self.teacher(inputs).float()
+            wanted = self.teach(inputs).float()
         ours = functional.log_softmax(logits.float() / TEMPERATURE, 1)
         theirs = functional.log_softmax(wanted / TEMPERATURE, 1)
         return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * TEMPERATURE**2

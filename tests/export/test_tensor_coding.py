@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tersor.export import form_choice
+from tersor.export import form_choice, tensor_coding
 from tersor.export.bits import ByteReader
 from tersor.export.form_choice import encode_piece
+from tersor.export.scaled_form import split_scales
 from tersor.export.tensor_coding import MAX_PIECE, NAMES, Piece, decode_piece, split_pieces
+from tersor.export.value_coding import encode_values
+from tersor.models.errors import FormatError
 
 
 def sparse_weights(shape, keep=0.15):
@@ -70,7 +73,7 @@ def test_every_form_holds_a_sparse_tensor():
     many = rng.normal(0, 1, (90, 200)).astype(np.float32)
     assert forms_of(many) == {"raw", "byte-planes"}
     assert "lzma" in forms_of(np.tile(rng.integers(0, 255, 500).astype(np.uint8), 20), False)
-    rest = {"lzma", "byte-planes (pooled)", "adaptive"}  # adaptive: test_adaptive.py
+    rest = {"lzma", "byte-planes (pooled)", "adaptive", "scaled"}  # adaptive: test_adaptive.py
     assert set(NAMES) | {"byte-planes"} == shared | rest
 
 
@@ -119,3 +122,67 @@ def test_large_tensors_are_cut_into_whole_rows():
     assert all(p.dims[1] == 4000 and p.count <= MAX_PIECE for p in pieces)
     assert [p.dims for p in split_pieces((2, MAX_PIECE + 1), 4, True)][0] == (MAX_PIECE,)
     assert split_pieces((3, 4), 4, True) == [Piece((3, 4), 4, True)]
+
+
+def rounded_weights(shape, bits, seed, share=1.0):
+    """Float32 integers x a scale for each row, of `bits` bits; a share of the integers is not zero."""
+    rng = np.random.default_rng(seed)
+    most = max(2 ** (bits - 1) - 1, 1)
+    integers = rng.integers(-most, most + 1, shape) * (rng.random(shape) < share)
+    scales = rng.uniform(1e-4, 0.1, (shape[0],) + (1,) * (len(shape) - 1)).astype(np.float32)
+    return integers.astype(np.float32) * scales + np.float32(0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    st.integers(1, 10),
+    st.integers(0, 2**32 - 1),
+    st.floats(0.05, 1),
+    st.sampled_from(["huffman", "adaptive", "auto"]),
+)
+def test_weights_rounded_by_rows_come_back(dims, bits, seed, share, coder):
+    weights = rounded_weights(tuple(dims), bits, seed, share)
+    values = weights.reshape(-1).view("<u4")
+    block = encode_piece(Piece(tuple(dims), 4, True), values, coder)
+    if block[0] & 15 != tensor_coding.POOLED:
+        assert np.array_equal(decoded(Piece(tuple(dims), 4, True), block)[0], values)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_rows_of_their_own_scales_take_the_bits_of_their_integers(bits):
+    weights = rounded_weights((64, 64, 3, 3), bits, 0)
+    piece = Piece(weights.shape, 4, True)
+    block = encode_piece(piece, weights.reshape(-1).view("<u4"))
+    assert decoded(piece, block)[1] == "scaled"
+    assert 8 * len(block) / weights.size < bits + 0.1
+
+
+def test_scales_are_found_for_what_products_leave_and_for_nothing_else():
+    weights = rounded_weights((32, 100), 8, 1)
+    scales, integers = split_scales(weights.reshape(-1).view("<u4"), weights.shape)
+    assert len(scales) == 32
+    assert integers.itemsize == 1
+    dense = np.random.default_rng(0).normal(0, 1, (32, 100)).astype(np.float32)
+    assert split_scales(dense.reshape(-1).view("<u4"), dense.shape) is None
+    weights[3, 5] = np.nextafter(weights[3, 5], np.float32(9))  # one bit off in one weight
+    assert split_scales(weights.reshape(-1).view("<u4"), weights.shape) is None
+    weights[3, 5] = np.nan
+    assert split_scales(weights.reshape(-1).view("<u4"), weights.shape) is None
+
+
+ONE_SCALE = encode_values(np.ones(1, "<f4").view("<u4"), np.ones(1, "<f4").view("<u4"), True)
+
+
+@pytest.mark.parametrize(
+    ("block", "piece", "words"),
+    [
+        (b"\x18\x00", Piece((4,), 4, True), "scales for a tensor without rows"),
+        (b"\x28\x00", Piece((2, 2), 8, True), "scales for a tensor without rows"),
+        (b"\x18" + ONE_SCALE + b"\x01", Piece((1, 2), 4, True), "integers are pooled"),
+        (b"\x38\x00", Piece((2, 2), 4, True), "unknown form"),
+    ],
+)
+def test_damaged_scales_are_told(block, piece, words):
+    with pytest.raises(FormatError, match=words):
+        decoded(piece, block)

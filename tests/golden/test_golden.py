@@ -19,7 +19,7 @@ def symbols():
     return bytes(byte % 16 & byte // 16 for digest in digests for byte in digest)
 
 
-@pytest.mark.parametrize("name", ["convnet", "kinds"])
+@pytest.mark.parametrize("name", ["convnet", "kinds", "scaled"])
 def test_models_decode_to_the_committed_bytes(name):
     assert unpack_bytes((HERE / f"{name}.tsr").read_bytes()) == (HERE / f"{name}.onnx").read_bytes()
 
