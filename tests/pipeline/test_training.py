@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import blobs, make
 
-from tersor.models.errors import TersorError
-from tersor.models.network import Form
+from tersor.models.errors import BadInput, TersorError, Unavailable
+from tersor.models.network import Form, Network
+from tersor.pipeline import training
 from tersor.pipeline.augmentation import augment
 from tersor.pipeline.evaluation import Images, evaluate, reestimate_batch_norm
-from tersor.pipeline.optimization import learning_rate
-from tersor.pipeline.recipe import Augment, Train
+from tersor.pipeline.optimization import compiled, learning_rate
+from tersor.pipeline.recipe import Augment, Train, Tune
 from tersor.pipeline.training import fit
 
 
@@ -55,6 +56,84 @@ def test_interrupted_training_ends_with_the_same_bits(tmp_path: Path, changes: d
     resumed, details = fit(start, chosen, data, seed=3, checkpoint=checkpoint)
     assert resumed.digest() == whole.digest()
     assert details["epochs"] == 4
+
+
+def pooled() -> Network:
+    """A network of any image size: convolution, BatchNorm, mean over pixels, linear."""
+    return make("resnet20", classes=3, width=4)
+
+
+def test_compiled_functions_compute_the_same() -> None:
+    module, inputs = torch.nn.Linear(3, 2), torch.randn(4, 3)
+    assert torch.allclose(compiled(module)(inputs), module(inputs), atol=1e-6)
+
+
+def test_compiled_trainings_step_through_the_compiled_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(module: torch.nn.Module) -> training.Forward:
+        def forward(inputs: torch.Tensor) -> torch.Tensor:
+            calls.append(module)
+            return module(inputs)
+
+        return forward
+
+    monkeypatch.setattr(training, "compiled", counted)
+    start, data = pooled(), blobs(40)
+    plain, _ = fit(start, settings_of(epochs=2), data, seed=0)
+    assert not calls
+    fast, _ = fit(start, settings_of(epochs=2, compiled=True), data, seed=0)
+    assert len(calls) == 4
+    assert fast.digest() == plain.digest()
+    tuned = Tune(stage="tune", epochs=1, batch_size=20, distill=0.5, compiled=True)
+    fit(start, tuned, data, seed=0, teacher=plain)
+    assert len(calls) == 8  # two steps of the network and of its teacher
+
+
+def test_compiling_without_a_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(Unavailable, match=r"no C\+\+ compiler.*no-such-compiler.*Install g\+\+"):
+        fit(pooled(), settings_of(compiled=True), blobs(40), seed=0)
+
+
+def test_first_epochs_see_smaller_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    step = training._Run._step
+
+    def watched(self: training._Run, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
+        seen.append(tuple(inputs.shape[2:]))
+        return step(self, inputs, labels)
+
+    monkeypatch.setattr(training._Run, "_step", watched)
+    chosen = settings_of(epochs=3, batch_size=100, smaller={"pixels": 6, "epochs": 2})
+    fit(pooled(), chosen, blobs(), seed=0)
+    assert seen == [(6, 6)] * 4 + [(8, 8)] * 2
+
+
+@pytest.mark.parametrize(
+    ("network", "pixels", "words"),
+    [
+        ("resnet20", 9, "larger than the images.*9.*at most 8"),
+        ("lenet", 6, "takes no smaller images.*6 x 6.*8 x 8.*Leave `smaller` out"),
+    ],
+)
+def test_images_that_are_too_small_are_told_before_training(network: str, pixels: int, words: str) -> None:
+    start = pooled() if network == "resnet20" else make(classes=3)
+    with pytest.raises(BadInput, match=words):
+        fit(start, settings_of(smaller={"pixels": pixels, "epochs": 1}), blobs(40), seed=0)
+
+
+def test_settings_at_their_defaults_leave_no_trace_in_what_is_hashed() -> None:
+    """Results trained before these settings existed keep their names in the cache."""
+    assert not {"compiled", "smaller"} & set(settings_of().model_dump(mode="json"))
+    changed = settings_of(compiled=True, smaller={"pixels": 6, "epochs": 1}).model_dump(mode="json")
+    assert changed["compiled"]
+    assert changed["smaller"] == {"pixels": 6, "epochs": 1}
+
+
+def test_smaller_images_to_the_end_are_refused() -> None:
+    with pytest.raises(ValueError, match="smaller.epochs is 4 of 4: the last epochs need whole images"):
+        settings_of(smaller={"pixels": 6, "epochs": 4})
 
 
 def test_seed_decides_the_result() -> None:
