@@ -114,6 +114,7 @@ def _page(manifest: Json, stages: Sequence[Json], confusion: Mapping[str, Any] |
         "coders": [name for _, name in CODERS],
         "coder_bars": Markup(_coder_bars(stages)),
         "latency": [(summary.target_name(t), Markup(_latency(t, rows))) for t, rows in timings.items()],
+        "advice": _sentences(at(manifest, "advice")),
         "not_measured": entries(manifest, "not_measured"),
         "recommended": _items(at(manifest, "recommended")),
         "gates": entries(manifest, "gates"),
@@ -127,6 +128,10 @@ def _page(manifest: Json, stages: Sequence[Json], confusion: Mapping[str, Any] |
 
 def _name(manifest: Json) -> str:
     return str(at(manifest, "name") or "unnamed")
+
+
+def _sentences(found: Any) -> list[str]:
+    return [text for text in found if isinstance(text, str) and text] if isinstance(found, list) else []
 
 
 def _known(stage: Json, key: str) -> float | None:

@@ -119,6 +119,14 @@ def test_an_unmeasured_difference_is_not_sold_as_one(page: str) -> None:
     assert "1.03×" not in page
 
 
+def test_advice_on_int8_is_said_and_only_where_there_is_some(page: str, tmp_path: Path) -> None:
+    assert "What the timings say about int8" not in page
+    told = {"advice": ["int8 is slower on this CPU <for this network>: keep fp32"]}
+    advised = render(tmp_path, manifest=told)
+    assert "What the timings say about int8" in advised
+    assert "<li>Int8 is slower on this CPU &lt;for this network&gt;: keep fp32.</li>" in advised
+
+
 def test_an_empty_manifest_gives_a_page_that_says_so(tmp_path: Path) -> None:
     words = Page(render(tmp_path)).words
     assert words.count("not measured") >= 12
