@@ -25,7 +25,9 @@ class Smaller(Settings):
     """The first epochs on smaller images: most of what they teach at a fraction of the time."""
 
     pixels: int = Field(ge=4, description="height and width, at most the images' own")
-    epochs: int = Field(ge=1, description="so many epochs; the later ones see whole images")
+    share: float = Field(
+        0.4, gt=0, lt=1, description="of the epochs, rounded; the later ones see whole images"
+    )
 
 
 class Ramp(Settings):
@@ -107,10 +109,6 @@ class Training(Settings):
 
     @model_validator(mode="after")
     def _ramp_fits(self) -> "Training":
-        if self.smaller is not None and self.smaller.epochs >= self.epochs:
-            raise ValueError(
-                f"smaller.epochs is {self.smaller.epochs} of {self.epochs}: the last epochs need whole images"
-            )
         if self.ramp is not None and max(self.ramp.epochs or 0, len(self.ramp.amounts)) > self.epochs:
             raise ValueError(
                 f"the ramp is longer than the training of {self.epochs} epochs: it would not end"

@@ -132,8 +132,8 @@ class _Run:
             self._set_rate(self.epoch * self.batches + step)
             self.sparse.before_step(self.epoch * self.batches + step, self.batches)
             inputs = augment(self.train.inputs[chosen], self.settings.augment, generator)
-            if self.settings.smaller is not None and self.epoch < self.settings.smaller.epochs:
-                inputs = shrink(inputs, self.settings.smaller.pixels)
+            if (small := self.settings.smaller) and self.epoch < round(small.share * self.settings.epochs):
+                inputs = shrink(inputs, small.pixels)
             loss, hits = self._step(inputs, self.train.labels[chosen])
             self._check(loss, step)
             total, right = total + loss * len(chosen), right + hits

@@ -105,7 +105,7 @@ def test_first_epochs_see_smaller_images(monkeypatch: pytest.MonkeyPatch) -> Non
         return step(self, inputs, labels)
 
     monkeypatch.setattr(training._Run, "_step", watched)
-    chosen = settings_of(epochs=3, batch_size=100, smaller={"pixels": 6, "epochs": 2})
+    chosen = settings_of(epochs=3, batch_size=100, smaller={"pixels": 6, "share": 0.6})
     fit(pooled(), chosen, blobs(), seed=0)
     assert seen == [(6, 6)] * 4 + [(8, 8)] * 2
 
@@ -120,20 +120,21 @@ def test_first_epochs_see_smaller_images(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_images_that_are_too_small_are_told_before_training(network: str, pixels: int, words: str) -> None:
     start = pooled() if network == "resnet20" else make(classes=3)
     with pytest.raises(BadInput, match=words):
-        fit(start, settings_of(smaller={"pixels": pixels, "epochs": 1}), blobs(40), seed=0)
+        fit(start, settings_of(smaller={"pixels": pixels}), blobs(40), seed=0)
 
 
 def test_settings_at_their_defaults_leave_no_trace_in_what_is_hashed() -> None:
     """Results trained before these settings existed keep their names in the cache."""
     assert not {"compiled", "smaller"} & set(settings_of().model_dump(mode="json"))
-    changed = settings_of(compiled=True, smaller={"pixels": 6, "epochs": 1}).model_dump(mode="json")
+    changed = settings_of(compiled=True, smaller={"pixels": 6, "share": 0.5}).model_dump(mode="json")
     assert changed["compiled"]
-    assert changed["smaller"] == {"pixels": 6, "epochs": 1}
+    assert changed["smaller"] == {"pixels": 6, "share": 0.5}
 
 
-def test_smaller_images_to_the_end_are_refused() -> None:
-    with pytest.raises(ValueError, match="smaller.epochs is 4 of 4: the last epochs need whole images"):
-        settings_of(smaller={"pixels": 6, "epochs": 4})
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_some_epochs_are_on_smaller_images_and_some_are_not(share: float) -> None:
+    with pytest.raises(ValueError, match=r"smaller.share\n.*(greater|less) than"):
+        settings_of(smaller={"pixels": 6, "share": share})
 
 
 def test_seed_decides_the_result() -> None:
