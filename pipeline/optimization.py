@@ -52,7 +52,7 @@ def compiled(module: nn.Module) -> Callable[[Tensor], Tensor]:
             "no C++ compiler for `compiled: true`",
             got=f"no {wanted} on the PATH",
             where="the training's settings",
-            todo="Install g++, or leave `compiled` out: training is slower then, and dropout draws other numbers",
+            todo="Install g++, or leave `compiled` out, which is slower",
         )
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a warning without a GPU
     return torch.compile(module, dynamic=False)
