@@ -83,8 +83,8 @@ table-r4-bits: $(READY) ## report R4's quantization tables beside ours (DATA: fo
 verify-results: $(READY) ## measure bytes and accuracy of results/ again, without training (DATA)
 	@$(BIN)/tersor verify-results $(if $(DATA),--data "$(DATA)")
 
-test: $(DEV) ## run all tests
-	@$(BIN)/python -m pytest
+test: $(DEV) ## run all tests, on up to four cores
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 test-cluster: $(DEV) ## run the tests that start a local Ray cluster (idle machine, a few minutes)
 	@$(BIN)/python -m pytest -m cluster
