@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_NO_VERSIONS = {"cpu", "model", "system", "device"}
+
 
 def model_card(manifest: Mapping[str, Any]) -> str:
     """Markdown: what it is, its files, how to run it, how it was made, what was not measured.
@@ -69,12 +71,20 @@ def _latency(manifest: Mapping[str, Any]) -> str:
     ]
     if not rows:
         return ""
-    where = manifest.get("environment", {}).get("cpu")
+    where = _processor(manifest.get("environment", {}))
     head = ["file", "provider", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "speed-up"]
     note = f"Measured on {where}. " if where else ""
     note += "All files of one batch size ran in turn in one process; speed-up is against `baseline.onnx`."
     told = "".join(f"\n- {sentence[0].upper()}{sentence[1:]}." for sentence in manifest.get("advice", []))
     return f"## Latency\n\n{note}\n\n{_table(head, rows)}" + (f"\n{told}" if told else "")
+
+
+def _processor(environment: Mapping[str, Any]) -> str:
+    """Its name, system and the instructions that matter for speed; empty if nothing is known."""
+    known = [str(environment[key]) for key in ("model", "system") if environment.get(key)]
+    names = {"avx2": "AVX2", "avx512": "AVX512", "vnni": "VNNI"}
+    known += [name for key, name in names.items() if environment.get(key)]
+    return ", ".join(known)
 
 
 def _int8(manifest: Mapping[str, Any]) -> str:
@@ -133,13 +143,14 @@ def _made(manifest: Mapping[str, Any]) -> str:
     lines = [f"Made by tersor {manifest['tersor_version']}."] if "tersor_version" in manifest else []
     data = manifest.get("data", {})
     if data:
-        splits = ", ".join(f"{name} {size}" for name, size in data.get("splits", {}).items())
-        lines.append(f"Data: {data.get('name')} ({splits}; split seed {data.get('seed')}).")
+        splits = ", ".join(f"{name} {size:,}" for name, size in data.get("images", {}).items())
+        lines.append(f"Data: {data.get('name')} (images: {splits}; split seed {data.get('seed')}).")
     stages = manifest.get("recipe", {}).get("stages", [])
     names = [s.get("stage") or s.get("kind") or s.get("name") for s in stages if isinstance(s, Mapping)]
     if any(names):
         lines.append(f"Stages: {' -> '.join(str(n) for n in names if n)}. Settings are in manifest.json.")
-    versions = {k: v for k, v in manifest.get("environment", {}).items() if isinstance(v, str) and k != "cpu"}
+    environment = manifest.get("environment", {})
+    versions = {k: v for k, v in environment.items() if isinstance(v, str) and k not in _NO_VERSIONS}
     if versions:
         lines.append("Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".")
     return " ".join(lines) or "See manifest.json."

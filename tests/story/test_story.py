@@ -64,6 +64,13 @@ def test_manifest_has_the_keys_that_were_promised(manifest: dict[str, Any]) -> N
         assert all(set(row) >= LATENCY_KEYS for row in entry["latency"]), entry["file"]
 
 
+def test_readme_of_the_bundle_tells_machine_and_images(story, manifest: dict[str, Any]) -> None:
+    card = (story.bundle / "README.md").read_text()
+    machine = manifest["environment"].get("model") or manifest["environment"]["system"]
+    assert f"Measured on {machine}" in card
+    assert f"(images: train {manifest['data']['images']['train']:,}, validation " in card
+
+
 def test_manifest_lists_every_model_file_once(manifest: dict[str, Any]) -> None:
     files = [entry["file"] for entry in [manifest["baseline"], *manifest["artifacts"]]]
     assert sorted(files) == sorted(name for name in MODEL_FILES if name != "parity.npz")
