@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tersor.export import pack as packing
 from tersor.export import packed_model, tensor_coding
+from tersor.export.ledger import inspect
 from tersor.export.onnx_spans import find_cuts, find_spans
 from tersor.export.tensor_coding import NAMES
 from tersor.models.errors import BadInput, FormatError, TersorError, Unavailable
@@ -75,6 +76,8 @@ def every_kind():
         "columns": np.where(rng.random((1, 60)) < 0.1, 1.5, 0).astype(np.float32)
         * np.ones((50, 1), np.float32),
         "constant": np.full((33, 7), -2.5, np.float32),
+        "rounded": rng.integers(-7, 8, (40, 90)).astype(np.float32)
+        * rng.uniform(0.01, 0.1, (40, 1)).astype(np.float32),
         "truncated": (rng.normal(0, 1, 64).astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32),
     }
     tensors = [numpy_helper.from_array(v, k) for k, v in arrays.items()]
@@ -110,6 +113,13 @@ def _model(nodes, tensors, in_shape, out_shape):
         tensors,
     )
     return helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_the_model_of_every_kind_reaches_the_form_of_rounded_rows(tmp_path):
+    source, packed = tmp_path / "a.onnx", tmp_path / "a.tsr"
+    source.write_bytes(every_kind().SerializeToString())
+    packing.pack(source, packed)
+    assert {row.name: row.form for row in inspect(packed)}["rounded"] == "scaled"
 
 
 @pytest.mark.parametrize("make", [conv_net, every_kind])
