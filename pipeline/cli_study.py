@@ -206,16 +206,21 @@ def table_bits(
         with writing(picture):
             bits.draw(rows, f"{bits.REPORTS[report].title}: accuracy by bits", picture)
         text += f"\n![accuracy by bits]({picture.name})\n"
-    _tell_table(f"{report.upper()}-bits", rows, text, out, as_json)
+    _tell_table(report, rows, text, out, as_json, "-bits", "quantization table")
 
 
-def _tell_table(report: str, rows: list[dict[str, Any]], text: str, out: Path | None, as_json: bool) -> None:
+def _tell_table(
+    report: str, rows: list[dict[str, Any]], text: str, out: Path | None, as_json: bool,
+    target: str = "", what: str = "table",
+) -> None:  # fmt: skip
     from tersor.pipeline.store import writing
 
     if out is not None:
-        command = f"make table-{report.lower()} DATA=..."
+        command = f"make table-{report.lower()}{target} DATA=..."
         with writing(out):
-            out.write_text(f"# Report {report}'s table\n\nMade by `{command}`.\n\n{text}", encoding="utf-8")
+            out.write_text(
+                f"# Report {report.upper()}'s {what}\n\nMade by `{command}`.\n\n{text}", encoding="utf-8"
+            )
     print_json(rows) if as_json else typer.echo(text)
 
 

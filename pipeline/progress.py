@@ -26,7 +26,8 @@ class Reporter:
     def __init__(self, steps: Sequence[tuple[str, float]], *, quiet: bool = False) -> None:
         self.steps = list(steps)
         self.total = sum(weight for _, weight in steps)
-        self.done, self.index, self.skipped = 0.0, 0, 0.0
+        self.done, self.index = 0.0, 0
+        self.skipped = 0.0  # weight that came from a cache: no measure of speed
         self.quiet, self.console = quiet, Console(stderr=True, highlight=False)
         self.started, self.told = time.monotonic(), time.monotonic()
         self.bar: Progress | None = None
@@ -61,8 +62,15 @@ class Reporter:
         yield tell
         self.done += weight
         if time.monotonic() - began < 0.05:
-            self.skipped += weight  # reused from the cache: no measure of speed
+            self.skipped = min(self.skipped + weight, self.done)
         self.line(f"{self._place()} {name:<14} {time.monotonic() - began:6.1f} s  {last[0]}")
+
+    def announce(self, words: str) -> None:
+        """Say what the step under way does, where no bar shows it."""
+        if self.bar is not None:
+            self.bar.update(self.task, description=f"{self._place()} {words}")
+        else:
+            self.line(f"{self._place()} {words}")
 
     def line(self, text: str) -> None:
         """Print a line of its own, above the bar."""

@@ -103,9 +103,14 @@ class _Run:
         new = [job for job in jobs if job.number not in self.ended]
         if new:
             self._reach_engine()
-            seconds = len(new) * 0.1  # rough: timing against training
-            steps = [("trials", float(len(new)))] + ([("latency", seconds)] if self.study.latency else [])
+            common = list(shared_prefixes(new))
+            steps = [(f"stage {depth}", _epochs(jobs, depth - 1)) for depth, jobs in enumerate(common, 1)]
+            steps.append(("trials", _epochs(new, len(common))))
+            if self.study.latency:
+                steps.append(("latency", len(new) * 0.1))  # rough: timing against training
             with Reporter(steps, quiet=self.quiet) as reporter:
+                for depth, shared in enumerate(common, 1):
+                    self._run_common(shared, depth, reporter)
                 with reporter.step() as tell:
                     self._run_new(new, tell)
                 if self.study.latency:
@@ -118,8 +123,25 @@ class _Run:
             self.records.append(record)
             self._track(record)
 
+    def _run_common(self, jobs: list[Job], depth: int, reporter: Reporter) -> None:
+        """A stage that several trials have in common: once for each of its distinct settings."""
+        count = reused = 0
+
+        def done(record: Record) -> None:
+            """Say how far the stage is; what the cache had tells nothing about the time left."""
+            nonlocal count, reused
+            count, reused = count + 1, reused + record.get("reused", False)
+            if record.get("reused"):
+                reporter.skipped += _epochs(jobs, depth - 1) / len(jobs)
+            words = f"{count}/{len(jobs)}, common to several trials"
+            tell(count / len(jobs), words + (f", {reused} reused" if reused else ""))
+
+        with reporter.step() as tell:
+            reporter.announce(f"{jobs[0].recipe['stages'][depth - 1]['name']}, common to several trials")
+            engine.run_jobs(jobs, self.engine, self.workers, done, self.study.address)
+
     def _run_new(self, jobs: list[Job], tell: Tell) -> None:
-        """Common prefixes first, level by level, each once; then the trials."""
+        """The trials, from their common stages on."""
         count = failed = 0
 
         def done(record: Record) -> None:
@@ -133,15 +155,6 @@ class _Run:
             if time.monotonic() - self.written > PAGE_SECONDS:
                 self.write()
 
-        for depth, shared in enumerate(shared_prefixes(jobs), 1):
-            left = itertools.count(len(shared) - 1, -1)
-            tell(0.0, f"stage {depth}, common to several trials: {len(shared)} to do")
-
-            def told(_: Record, depth: int = depth, left: Iterator[int] = left) -> None:
-                """Say how many of the common stages are left."""
-                tell(0.0, f"stage {depth}, common to several trials: {next(left)} to do")
-
-            engine.run_jobs(shared, self.engine, self.workers, told, self.study.address)
         engine.run_jobs(jobs, self.engine, self.workers, done, self.study.address)
 
     def write(self) -> None:
@@ -200,6 +213,12 @@ def shared_prefixes(jobs: Sequence[Job]) -> Iterator[list[Job]]:
         if not common:
             return
         yield [Job(**{**vars(job), "depth": depth, "key": f"{job.key}-{depth}"}) for job in common]
+
+
+def _epochs(jobs: Sequence[Job], first: int) -> float:
+    """Rough work of the jobs' stages from the index `first` on, as a run counts it, and never none at all."""
+    stages = [stage for job in jobs for stage in job.recipe["stages"][first : job.depth]]
+    return sum(float(stage.get("epochs", 2.0)) for stage in stages) + 0.1 * len(jobs)
 
 
 _NOT_TRAINED = ("name", "deploy", "gates")

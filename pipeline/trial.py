@@ -88,6 +88,7 @@ def _measure(job: Job) -> dict[str, Any]:
         "stages": stages,
         "onnx": str(results[-1].onnx),
         "first": str(results[0].onnx),
+        **({"reused": results[-1].reused} if job.depth is not None else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,17 @@ def test_missing_trial_alone_is_run_again(folder: Path, study: StudyFile, record
     path.unlink()
     again = run_study(study, folder / "runs", None, quiet=True)[1]
     assert again[3]["metrics"] == old
+
+
+def test_common_stages_are_told_and_those_reused_are_called_so(
+    folder: Path, study: StudyFile, records: list[dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for record in records:
+        (folder / "runs/studies/s/trials" / f"{record['key']}.json").unlink()
+    run_study(study, folder / "runs", None)
+    told = capsys.readouterr().err
+    assert "[1/2] train, common to several trials\n" in told
+    assert re.search(r"\[1/2\] stage 1 .* 2/2, common to several trials, 2 reused\n", told), told
 
 
 def test_results_are_a_table_and_a_page(folder: Path, records: list[dict]) -> None:
