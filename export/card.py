@@ -99,8 +99,12 @@ def _int8(manifest: Mapping[str, Any]) -> str:
         f"accuracy with each method: {tried} (fp32: {before:.2f} %). "
         f"{'7-bit weights, which no processor saturates' if info['reduce_range'] else '8-bit weights'}."
     ]
-    if info["kept_float"]:
-        helps = ", ".join(f"{layer} ({100 * info['helps'][layer]:.2f} %)" for layer in info["kept_float"])
+    asked = [layer for layer in info["kept_float"] if layer not in info["helps"]]
+    if asked:
+        lines.append(f"Left in float, because the recipe says so: {', '.join(asked)}.")
+    hurt = [layer for layer in info["kept_float"] if layer in info["helps"]]
+    if hurt:
+        helps = ", ".join(f"{layer} ({100 * info['helps'][layer]:.2f} %)" for layer in hurt)
         lines.append(
             "Left in float, because int8 lost more than allowed (validation accuracy with that one alone in "
             f"float): {helps}."

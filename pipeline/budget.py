@@ -73,17 +73,18 @@ def widths_within_budget(
     clock = Clock(baseline, search.threads, search.batch)
     fastest = minimise([len(kept) for kept in problem.kept], problem.costs)
     middle = [(low + high) // 2 for low, high in zip(fastest, problem.full(), strict=True)]
-    anchors = {total(problem.costs, c): clock.time(build(c)[0]) for c in (fastest, middle, problem.full())}
+    narrowest = [0] * len(problem.kept)
+    times = {tuple(c): clock.time(build(c)[0]) for c in (fastest, middle, problem.full(), narrowest)}
     allowed = search.latency_ms or clock.baseline_ms / (search.speedup or 1.0)
-    if min(anchors.values()) > allowed:
+    if min(times.values()) > allowed:
         raise BadInput(
             "no widths are within the budget",
             got=f"{allowed:.4g} ms allowed",
-            wanted=f"at least {min(anchors.values()):.4g} ms, what the fastest widths take here",
+            wanted=f"at least {min(times.values()):.4g} ms, what the fastest widths take here",
             where=f"stage `{settings.name}`, setting `search`",
             todo="Ask for less, raise max_cut, or let more layers be pruned (`linear`, `layers`)",
         )
-    counts, rounds, met = _narrow_down(problem, build, clock, allowed, anchors, search.rounds, tell)
+    counts, rounds, met = _narrow_down(problem, build, clock, allowed, times, search.rounds, tell)
     told = {"allowed_ms": allowed, "baseline_ms": clock.baseline_ms, "budget_met": met, "rounds": rounds}
     return counts, {"search": {**search.model_dump(exclude_none=True), **told}}
 
@@ -93,33 +94,45 @@ def _narrow_down(
     build: Callable[[Sequence[int]], tuple[Network, list[int]]],
     clock: "Clock",
     allowed: float,
-    anchors: dict[float, float],
+    times: Mapping[tuple[int, ...], float],
     rounds: int,
     tell: Tell,
 ) -> tuple[list[int], list[dict[str, float]], bool]:
     """Predict, build, time and correct, until the network takes nearly what is allowed.
 
     Args:
-        anchors: sum of the layers' latencies -> the network's, of networks that were timed; grows.
+        times: milliseconds of the networks timed so far. The fastest by its layers need not be: ONNX Runtime
+            lays out a whole network otherwise than its layers alone, and narrow ones without blocks.
 
     Returns:
-        Sets to remove of each space, of the best network within the budget (else of the fastest), every
-        round's prediction and measurement, and whether the budget is met.
+        Sets to remove of each space, of the best of all timed networks within the budget (else of the
+        fastest), every round's prediction and measurement, and whether the budget is met.
     """
-    told, tried = list[dict[str, float]](), list[tuple[bool, float, list[int]]]()
+    told = list[dict[str, float]]()
+    tried = [_judged(problem, choice, build(choice)[1], ms, allowed) for choice, ms in times.items()]
+    sums = {choice: total(problem.costs, choice) for choice in times}
+    least = min(sums.values())
+    anchors = {sums[choice]: ms for choice, ms in times.items() if any(choice) or sums[choice] == least}
     for turn in range(rounds):
         tell(0.6 + 0.4 * turn / rounds, f"timing the network, round {turn + 1}")
         choice = solve(problem, _sum_for(AIM_FRACTION * allowed, anchors))
         summed, (candidate, counts) = total(problem.costs, choice), build(choice)
         predicted, found = _time_for(summed, anchors), clock.time(candidate)
         told.append({"predicted_ms": predicted, "measured_ms": found})
-        within = found <= allowed
-        tried.append((within, problem.value(choice) if within else -found, counts))
+        tried.append(_judged(problem, choice, counts, found, allowed))
         if CLOSE_FRACTION * allowed <= found <= allowed:
             break
         anchors[summed] = found
     met, _, counts = max(tried)
     return counts, told, met
+
+
+def _judged(
+    problem: Problem, choice: Sequence[int], counts: list[int], ms: float, allowed: float
+) -> tuple[bool, float, list[int]]:
+    """Whether within the budget; of those within the importance kept counts, of others the time."""
+    within = ms <= allowed
+    return within, problem.value(choice) if within else -ms, counts
 
 
 def _time_for(summed: float, anchors: Mapping[float, float]) -> float:

@@ -56,6 +56,7 @@ def make_int8(
     candidates: Mapping[str, Mapping[str, LayerGrid]],
     floor: float | None,
     reduce_range: bool | None = None,
+    keep_float: Sequence[str] = (),
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Write the int8 file with the best calibration whose accuracy is at least `floor`.
@@ -65,6 +66,7 @@ def make_int8(
         judge: validation images.
         candidates: calibration method -> the grids it gives; the most accurate is taken, of several the one
             of least loss.
+        keep_float: layers that are in float whatever comes out.
         floor: least validation accuracy, a fraction; None: whatever comes out.
         progress: told the fraction done.
 
@@ -77,15 +79,18 @@ def make_int8(
     tried = {}
     for done, (name, grids) in enumerate(candidates.items()):
         progress(0.1 * done, f"int8, {name}")
-        to_int8(folded, path, calibration, grids=grids, reduce_range=reduce_range)
+        to_int8(
+            folded, path, calibration, grids=grids, reduce_range=reduce_range, keep_float=list(keep_float)
+        )
         tried[name] = judge(path)
     best = max(tried, key=lambda name: (tried[name][0], -tried[name][1]))
 
     def write(kept: Sequence[str]) -> dict[str, Any]:
-        """The file with these layers in float."""
+        """The file with these layers in float too."""
         return to_int8(
-            folded, path, calibration, grids=candidates[best], reduce_range=reduce_range, keep_float=kept
-        )
+            folded, path, calibration, grids=candidates[best], reduce_range=reduce_range,
+            keep_float=[*keep_float, *kept],
+        )  # fmt: skip
 
     info, accuracy, helps = write([]), tried[best][0], dict[str, float]()
     if floor is not None and accuracy < floor - NEARLY:

@@ -206,6 +206,9 @@ class Deploy(Settings):
         None,
         description="of validation accuracy; layers stay in float until it holds; default: the gate's",
     )
+    int8_keep_float: list[str] = Field(
+        [], description="layers left in float; at batch 1 a 3x3 first layer of 3 channels is often faster so"
+    )
     lowbit: bool = True
     lowbit_consumer: str = Field(
         "1.17", pattern=r"^\d+(\.\d+)*$", description="oldest ONNX Runtime that has to load model.lowbit.onnx"

@@ -104,7 +104,7 @@ def _int8(recipe: Recipe, run: Path, work: Path, final: Network, data: Data, tel
     methods = METHODS if settings.int8_calibration == "auto" else (settings.int8_calibration,)
     info = make_int8(
         folded, work / "model.int8.onnx", images, judge, candidates=candidates_of(final, images, methods),
-        floor=floor, reduce_range=settings.int8_reduce_range,
+        floor=floor, reduce_range=settings.int8_reduce_range, keep_float=settings.int8_keep_float,
         progress=lambda f, words: tell(0.1 + 0.6 * f, words),
     )  # fmt: skip
     folded.unlink()

@@ -1,7 +1,8 @@
 """How fast are the ONNX forms? Weights are random: speed does not look at them. Not run by pytest.
 
 python tests/export/bench_forms.py [network ...]      ('resnet20 A' 'resnet20 B' vgg16_half resnet18)
-One thread, batch 1, fp32, int8 QDQ and 4-bit low-bit interleaved in one process; a line for each network.
+One thread, batch 1; fp32, int8 QDQ, int8 with the first layer in float and 4-bit low-bit are interleaved
+in one process; a line for each network.
 """
 
 import sys
@@ -28,10 +29,14 @@ def main() -> None:
         network, pixels = random_network(name, NETWORKS[name]), NETWORKS[name]
         images = np.random.default_rng(0).standard_normal((32, 3, pixels, pixels)).astype(np.float32)
         with tempfile.TemporaryDirectory() as folder:
-            files = {form: Path(folder) / f"{form}.onnx" for form in ("fp32", "folded", "int8", "lowbit")}
+            files = {
+                form: Path(folder) / f"{form}.onnx" for form in ("fp32", "folded", "int8", "first", "lowbit")
+            }
             export_onnx(network, files["fp32"])
             export_onnx(network, files["folded"], fold_batch_norm=True)
-            to_int8(files.pop("folded"), files["int8"], images)
+            folded = files.pop("folded")
+            layers = to_int8(folded, files["int8"], images)["quantized"]
+            to_int8(folded, files["first"], images, keep_float=layers[:1])
             rounded, _ = quantize_weights(network, Linear(stage="linear", bits=4, per_channel=False))
             four = Path(folder) / "rounded.onnx"
             export_onnx(rounded, four)

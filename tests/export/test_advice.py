@@ -46,7 +46,7 @@ def test_batches_are_compared_each_with_its_own_and_what_was_not_timed_is_left_o
 def test_the_card_says_what_stayed_in_float_and_what_the_timing_means() -> None:
     info = {
         "method": "entropy", "calibration_images": 256, "tried": {"minmax": 0.9, "entropy": 0.95},
-        "fp32_validation_accuracy_fraction": 0.97, "reduce_range": True, "kept_float": ["fc"],
+        "fp32_validation_accuracy_fraction": 0.97, "reduce_range": True, "kept_float": ["stem", "fc"],
         "helps": {"conv": 0.951, "fc": 0.968}, "kept_integers": ["conv"],
     }  # fmt: skip
     rows = [{**row(0.2), "p90_ms": 0.3, "p99_ms": 0.4, "speedup": 1.0}]
@@ -61,5 +61,6 @@ def test_the_card_says_what_stayed_in_float_and_what_the_timing_means() -> None:
     assert "Calibration by entropy on 256 training images" in text
     assert "minmax 90.00 %, entropy 95.00 % (fp32: 97.00 %). 7-bit weights" in text
     assert "fc (96.80 %)." in text
+    assert "Left in float, because the recipe says so: stem." in text
     assert "Layers with the very integers they were trained with: 1." in text
     assert "- Not measured: cuda: no GPU." in text

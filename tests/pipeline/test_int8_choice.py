@@ -49,6 +49,17 @@ def test_all_methods_are_tried_and_nothing_stays_in_float_without_need(
     assert JUDGE(tmp_path / "q.onnx")[0] == info["validation_accuracy_fraction"]
 
 
+def test_layers_asked_for_stay_in_float_whatever_comes_out(folded: Path, tmp_path: Path) -> None:
+    grids = {"fc1": LayerGrid(None, 1000.0, 0)}
+    asked = {"candidates": {"minmax": grids}, "reduce_range": False, "keep_float": ["conv1.0"]}
+    own = JUDGE(folded)[0]
+    easy = make_int8(folded, tmp_path / "q.onnx", IMAGES, JUDGE, floor=None, **asked)
+    assert (easy["kept_float"], easy["helps"]) == (["conv1.0"], {})
+    hard = make_int8(folded, tmp_path / "q.onnx", IMAGES, JUDGE, floor=own - 0.05, **asked)
+    assert sorted(hard["kept_float"]) == ["conv1.0", "fc1"]
+    assert "conv1.0" not in hard["helps"]
+
+
 def test_the_layer_that_hurts_is_found_and_left_in_float(folded: Path, tmp_path: Path) -> None:
     # fc1's input grid is far too coarse: int8 is broken as long as that layer is quantized
     grids = {"fc1": LayerGrid(None, 1000.0, 0)}

@@ -9,6 +9,7 @@ from nets import blobs, make
 
 from tersor.export.pack import pack
 from tersor.export.to_onnx import export_onnx
+from tersor.models.errors import BadInput
 from tersor.models.network import Network
 from tersor.pipeline import shipping
 from tersor.pipeline.linear import quantize_weights
@@ -56,6 +57,15 @@ def test_int8_keeps_the_networks_grids_and_tells_how_it_came_about(run: Path, tm
     assert files["model.lowbit.onnx"] == "lowbit"  # four bits a channel fit, though not in one codebook
     assert (work / "model.lowbit.onnx").stat().st_size < 0.3 * (work / "model.onnx").stat().st_size
     assert not (work / "folded.onnx.tmp").exists()
+
+
+def test_an_unknown_layer_to_keep_in_float_is_told_with_those_there_are(run: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    with pytest.raises(BadInput, match="no such layer to keep in float") as error:
+        shipping.make_files(recipe(int8_keep_float=["stem"]), run, work, DATA, lambda *_: None)
+    assert "stem" in str(error.value)
+    assert "conv1.0" in str(error.value)
 
 
 def test_int8_that_does_not_hold_is_not_shipped_and_the_reason_is_told(

@@ -10,7 +10,7 @@ from nets import make
 from tersor.export.layer_timing import LayerShape
 from tersor.models.errors import BadInput
 from tersor.models.network import Network
-from tersor.pipeline import staircase
+from tersor.pipeline import budget, staircase
 from tersor.pipeline.cost import cost
 from tersor.pipeline.coupling import Coupling, couple
 from tersor.pipeline.elimination import total
@@ -105,6 +105,30 @@ def test_a_speedup_is_searched_and_every_round_told(tmp_path: Path) -> None:
     assert all(r["predicted_ms"] > 0 and r["measured_ms"] > 0 for r in told["rounds"])
     assert told["allowed_ms"] == pytest.approx(told["baseline_ms"] / 1.5)
     assert list(tmp_path.glob("*.json"))  # the profile is kept
+
+
+def test_a_narrow_network_that_only_the_real_clock_finds_fast_meets_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers alone say that narrower is slower; of whole networks the narrowest alone is fast."""
+    net, least = make("mnist", (1, 28, 28)), {}
+
+    def time_alone(shapes: list[LayerShape], **_: object) -> dict[LayerShape, float]:
+        """Slower the narrower."""
+        return {shape: 1 + 1 / shape.inputs + 1 / shape.outputs for shape in shapes}
+
+    def time_whole(self: budget.Clock, network: Network) -> float:
+        """1 ms for the narrowest, 10 for all others."""
+        self.baseline_ms = 10.0
+        macs = cost(network).macs
+        least["macs"] = min(macs, least.get("macs", macs))
+        return 1.0 if macs < 0.2 * cost(net).macs else 10.0
+
+    monkeypatch.setattr(staircase, "time_layers", time_alone)
+    monkeypatch.setattr(budget.Clock, "time", time_whole)
+    small, details = prune(net, tmp_path, pruner="l1norm", search={"speedup": 5, "step": 8})
+    assert details["search"]["budget_met"]
+    assert cost(small).macs == least["macs"]
 
 
 def test_two_budgets_are_refused() -> None:
