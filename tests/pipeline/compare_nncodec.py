@@ -18,6 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+TUNED = 2.0**-7.5, 2.0**-6.5
+"""Rates that are tried again with tuned values: below there is little to win back, above too much is lost."""
+
 
 def encode_theirs(source: Path, target: Path) -> None:
     """Runs in the other environment: every setting's bit stream size and decoded tensors."""
@@ -83,7 +86,7 @@ def main() -> None:
             settings = Sharing(stage="sharing", bits=5, values=31, rate=float(rate), pays="network")
             shared, _ = share_at_a_price(network, settings, data, seed=0)
             rows.append(row(f"ours, rate {rate:.4f}", shared))
-            if chosen.teacher and rate > 2**-8.1:
+            if chosen.teacher and TUNED[0] <= rate <= TUNED[1]:
                 tune = next(stage for stage in recipe.stages if stage.name == "tune-sharing")
                 teacher = load(chosen.teacher / "network.safetensors")
                 tuned, _ = fit(shared, tune, data, seed=recipe.seed, teacher=teacher)
