@@ -74,7 +74,8 @@ def widths_within_budget(
     fastest = minimise([len(kept) for kept in problem.kept], problem.costs)
     middle = [(low + high) // 2 for low, high in zip(fastest, problem.full(), strict=True)]
     narrowest = [0] * len(problem.kept)
-    times = {tuple(c): clock.time(build(c)[0]) for c in (fastest, middle, problem.full(), narrowest)}
+    first = {tuple(choice) for choice in (fastest, middle, problem.full(), narrowest)}
+    times = {choice: clock.time(build(choice)[0]) for choice in sorted(first)}
     allowed = search.latency_ms or clock.baseline_ms / (search.speedup or 1.0)
     if min(times.values()) > allowed:
         raise BadInput(

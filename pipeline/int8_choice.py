@@ -76,25 +76,26 @@ def make_int8(
 
     `holds` is False when not even all layers but one in float reach the floor.
     """
-    tried = {}
-    for done, (name, grids) in enumerate(candidates.items()):
-        progress(0.1 * done, f"int8, {name}")
-        to_int8(
-            folded, path, calibration, grids=grids, reduce_range=reduce_range, keep_float=list(keep_float)
-        )
-        tried[name] = judge(path)
-    best = max(tried, key=lambda name: (tried[name][0], -tried[name][1]))
 
-    def write(kept: Sequence[str]) -> dict[str, Any]:
-        """The file with these layers in float too."""
+    def write(name: str, kept: Sequence[str] = ()) -> dict[str, Any]:
+        """The file with this calibration, and with these layers in float too."""
         return to_int8(
-            folded, path, calibration, grids=candidates[best], reduce_range=reduce_range,
+            folded, path, calibration, grids=candidates[name], reduce_range=reduce_range,
             keep_float=[*keep_float, *kept],
         )  # fmt: skip
 
-    info, accuracy, helps = write([]), tried[best][0], dict[str, float]()
+    tried = {}
+    for done, name in enumerate(candidates):
+        progress(0.1 * done, f"int8, {name}")
+        write(name)
+        tried[name] = judge(path)
+    best = max(tried, key=lambda name: (tried[name][0], -tried[name][1]))
+
+    info, accuracy, helps = write(best), tried[best][0], dict[str, float]()
     if floor is not None and accuracy < floor - NEARLY:
-        info, accuracy, helps = _with_floats(write, lambda: judge(path), info["quantized"], floor, progress)
+        info, accuracy, helps = _with_floats(
+            lambda kept: write(best, kept), lambda: judge(path), info["quantized"], floor, progress
+        )
     holds = floor is None or accuracy >= floor - NEARLY
     measured = {"method": best, "validation_accuracy_fraction": accuracy, "holds": holds, "helps": helps}
     return info | measured | {"tried": {name: row[0] for name, row in tried.items()}}
