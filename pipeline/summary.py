@@ -172,6 +172,13 @@ def _network_rows(manifest: Json) -> Iterator[Row]:
     )
 
 
+def _with_interval(row: Timing) -> str:
+    """A speed-up and, where the manifest has it, its 95 % interval."""
+    if row.speedup_low is None or row.speedup_high is None:
+        return units.times(row.speedup)
+    return f"{units.times(row.speedup)} [{row.speedup_low:.2f}, {row.speedup_high:.2f}]"
+
+
 def _latency_rows(manifest: Json) -> Iterator[Row]:
     base_file = str(baseline(manifest).get("file") or "?")
     for target, rows in timings(manifest).items():
@@ -183,8 +190,8 @@ def _latency_rows(manifest: Json) -> Iterator[Row]:
             a, b = units.known(first.get(key)), units.known(last.get(key))
             ratio = best.speedup if best and key == "p50_ms" else units.over(a, b)
             change = units.times(ratio)
-            if best and key == "p50_ms" and not best.distinguishable:
-                change = "not distinguishable"
+            if best and key == "p50_ms":
+                change = _with_interval(best) if best.distinguishable else "not distinguishable"
             yield Row(f"Latency {key[:-3]}", units.time(a), units.time(b, like_ms=a), change, where)
         a, b = (units.known(r.get("throughput_per_s")) for r in (first, last))
         yield Row("Throughput", units.rate(a), units.rate(b), units.times(units.over(b, a)), where)

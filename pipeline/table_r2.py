@@ -66,7 +66,10 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     titles = {
         "std": ("Weights below s x standard deviation of their layer, no retraining", "s"),
         "percent": ("The same fraction of every layer, no retraining", "fraction"),
-        "sharing": ("k-means on the pruned network, no tuning", "bits"),
+        "sharing": (
+            "k-means on the narrowed and pruned network (R2: 84 % zeros, 89.84 %), no tuning",
+            "bits",
+        ),
     }
     lines = []
     for study, (title, amount) in titles.items():

@@ -134,7 +134,8 @@ def markdown(rows: Sequence[dict[str, Any]], pixels: int) -> str:
         "Random weights and BatchNorm statistics, one thread, batch 1, ImageNet networks at "
         f"{pixels}x{pixels} pixels; made by `tersor table-structure`. Differences: the largest of any logit.",
         "", "| network | pruner | asked | achieved | rebuilt by | masked - rebuilt | torch - ONNX Runtime "
-        "| largest logit | MACs | time | seconds |", "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| largest logit | fewer MACs | speedup | prune + prove, s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in rows:
         head = f"| {row['network']} | {row['pruner']} | {row['asked']:.0%} | "

@@ -2,12 +2,14 @@
 
 NNCodec needs numpy below 2 and therefore an environment of its own:
     uv venv other && uv pip install --python other/bin/python nncodec==2.1.3 'numpy<2' torch==2.13.0
-    python tests/pipeline/compare_nncodec.py RUN/02-prune --recipe RECIPE --data DATA --other other/bin/python
+    python tests/pipeline/compare_nncodec.py RUN/03-recover --recipe RECIPE --data DATA \
+        --other other/bin/python
 
-NNCodec's size is its bit stream alone; ours is the whole packed ONNX file, graph included. Neither is tuned
-afterwards, but with --teacher RUN/01-train ours is tried again with the recipe's stage `tune-sharing`, which
-trains the shared values while the baseline teaches. All are swept over their step size and judged on the
-validation split; test accuracy is shown.
+NNCodec's size is its bit stream, which holds tensors and no graph. Of ours both are told: the whole packed
+ONNX file, and its tensors without header and graph. Neither is tuned afterwards, but with --teacher
+RUN/01-train ours is tried again with the recipe's stage `tune-sharing`, which trains the shared values while
+the baseline teaches. All are swept over their step size and judged on the validation split; test accuracy is
+shown.
 """
 
 import argparse
@@ -39,6 +41,26 @@ def encode_theirs(source: Path, target: Path) -> None:
     np.savez(target, **out)
 
 
+Row = tuple[str, int, int, float, float]
+"""Name, bytes of the file, bytes of its tensors, validation and test accuracy in per cent."""
+
+
+def tell(rows: list[Row], start: list[float]) -> None:
+    """Print all rows, and each side's smallest within some drops from the accuracies `start`."""
+    print(f"{'':<36}{'file':>9}{'tensors':>9}{'validation':>11}{'test':>11}")
+    print(f"{'uncompressed':<36}{'':>18}{start[0]:>9.2f} %{start[1]:>9.2f} %")
+    for found_row in sorted(rows, key=lambda r: (r[0][:4], r[1])):
+        name, size, alone, *accuracies = found_row
+        print(f"{name:<36}{size:>9,}{alone:>9,}{accuracies[0]:>9.2f} %{accuracies[1]:>9.2f} %")
+    for drop in (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0):
+        best = {}
+        for who in ("ours", "tuned", "NNCodec"):
+            within = [r for r in rows if r[0].startswith(who) and r[3] >= start[0] - drop - 1e-9]
+            best[who] = min(within, key=lambda r: r[1]) if within else None
+        told = [f"{w}: {r[1]:,} bytes at {r[4]:.2f} % test" if r else f"{w}: none" for w, r in best.items()]
+        print(f"at most {drop:.2f} points of validation accuracy: {'; '.join(told)}")
+
+
 def main() -> None:
     """Print a line for every setting of both, and the smallest within each drop of validation accuracy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -50,7 +72,8 @@ def main() -> None:
     chosen = parser.parse_args()
     import torch
 
-    from tersor.export.pack import pack_bytes
+    from tersor.export.ledger import inspect
+    from tersor.export.pack import pack
     from tersor.export.to_onnx import export_onnx
     from tersor.models.network import Network, load
     from tersor.pipeline.allocation import share_at_a_price
@@ -71,16 +94,18 @@ def main() -> None:
         module = candidate.module()
         return [100 * evaluate(module, split).accuracy_fraction for split in splits]
 
-    rows: list[tuple[str, int, float, float]] = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
 
-        def row(name: str, shared: Network) -> tuple[str, int, float, float]:
+        def row(name: str, shared: Network) -> Row:
             rounded, _ = round_vectors(shared, Vectors(stage="vectors", bits=8))
             export_onnx(rounded, folder / "m.onnx")
-            size = len(pack_bytes((folder / "m.onnx").read_bytes(), coder="auto"))
-            print(name, size, flush=True)
-            return name, size, *measured(rounded)
+            pack(folder / "m.onnx", folder / "m.tsr", coder="auto")
+            size = (folder / "m.tsr").stat().st_size
+            tensors = sum(r.packed_bytes for r in inspect(folder / "m.tsr") if not r.name.startswith("("))
+            print(name, size, tensors, flush=True)
+            return name, size, tensors, *measured(rounded)
 
         for rate in 2.0 ** np.arange(-12, -5.9, 0.5):
             settings = Sharing(stage="sharing", bits=5, values=31, rate=float(rate), pays="network")
@@ -99,18 +124,9 @@ def main() -> None:
         for name in sorted({key.split("|")[0] for key in found}):
             tensors = {k: torch.from_numpy(found[f"{name}|{k}"].astype(np.float32)) for k in floats}
             decoded = network.with_tensors({**network.tensors, **tensors}, {})
-            rows.append((f"NNCodec, {name}", int(found[f"{name}|size"]), *measured(decoded)))
-    start = measured(network)
-    print(f"{'uncompressed':<36}{'':>9}{start[0]:>9.2f} %{start[1]:>9.2f} %")
-    for row in sorted(rows, key=lambda r: (r[0][:4], r[1])):
-        print(f"{row[0]:<36}{row[1]:>9,}{row[2]:>9.2f} %{row[3]:>9.2f} %")
-    for drop in (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0):
-        best = {}
-        for who in ("ours", "tuned", "NNCodec"):
-            within = [r for r in rows if r[0].startswith(who) and r[2] >= start[0] - drop - 1e-9]
-            best[who] = min(within, key=lambda r: r[1]) if within else None
-        told = [f"{w}: {r[1]:,} bytes at {r[3]:.2f} % test" if r else f"{w}: none" for w, r in best.items()]
-        print(f"at most {drop:.2f} points of validation accuracy: {'; '.join(told)}")
+            size = int(found[f"{name}|size"])
+            rows.append((f"NNCodec, {name}", size, size, *measured(decoded)))
+    tell(rows, measured(network))
 
 
 if __name__ == "__main__":

@@ -223,6 +223,13 @@ def test_before_after_table_has_every_figure_the_issue_asks_for() -> None:
     assert "CPU, batch 64, 2 threads, model.int8.onnx" in text
 
 
+def test_a_speedup_is_told_with_its_interval() -> None:
+    manifest = samples.manifest()
+    best = next(r for t in summary.timings(manifest).values() for r in t if r.file == "model.int8.onnx")
+    text = said(before_after_table(manifest))
+    assert f"{units.times(best.speedup)} [{best.speedup_low:.2f}, {best.speedup_high:.2f}]" in text
+
+
 def test_the_baseline_is_never_the_fastest_file() -> None:
     manifest = samples.manifest()
     for row in manifest["baseline"]["latency"]:
