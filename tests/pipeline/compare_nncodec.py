@@ -1,4 +1,4 @@
-"""Our file against NNCodec's for the same trained and pruned network. Not collected by pytest.
+r"""Our file against NNCodec's for the same trained and pruned network. Not collected by pytest.
 
 NNCodec needs numpy below 2 and therefore an environment of its own:
     uv venv other && uv pip install --python other/bin/python nncodec==2.1.3 'numpy<2' torch==2.13.0
