@@ -56,3 +56,12 @@ def compiled(module: nn.Module) -> Callable[[Tensor], Tensor]:
         )
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a warning without a GPU
     return torch.compile(module, dynamic=False)
+
+
+def forget_compiled() -> None:
+    """Drop what torch.compile made for earlier trainings of this process.
+
+    After eight variants of one forward pass it goes on without compiling, and the sums round otherwise: what
+    a training computes would depend on what was trained before it.
+    """
+    torch._dynamo.reset()

@@ -26,7 +26,7 @@ from tersor.pipeline.constraints import bake, constrain
 from tersor.pipeline.data import Data
 from tersor.pipeline.evaluation import Images, autocast, evaluate
 from tersor.pipeline.learned_steps import attach_grids, learned_forms, take_grids
-from tersor.pipeline.optimization import compiled, learning_rate, make_optimizer
+from tersor.pipeline.optimization import compiled, forget_compiled, learning_rate, make_optimizer
 from tersor.pipeline.recipe import Training
 from tersor.pipeline.sparse_training import SparseTraining
 
@@ -106,6 +106,7 @@ class _Run:
         self.forward: Forward = self.module
         self.teach: Forward | None = self.teacher
         if settings.compiled:
+            forget_compiled()
             self.forward = compiled(self.module)
             self.teach = self.teacher and compiled(self.teacher)
         self.train = Images.of(data.train, data.preprocessing, device)

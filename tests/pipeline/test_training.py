@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +67,18 @@ def pooled() -> Network:
 def test_compiled_functions_compute_the_same() -> None:
     module, inputs = torch.nn.Linear(3, 2), torch.randn(4, 3)
     assert torch.allclose(compiled(module)(inputs), module(inputs), atol=1e-6)
+
+
+def test_a_compiled_training_does_not_depend_on_how_many_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def traced(module: torch.nn.Module) -> Any:
+        """Compiled as far as limits go, but not built: quick."""
+        return torch.compile(module, dynamic=False, backend="eager")
+
+    monkeypatch.setattr(training, "compiled", traced)
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        for width in (2, 3, 4, 5):
+            net = make("resnet20", classes=3, width=width)
+            fit(net, settings_of(epochs=1, compiled=True), blobs(40), seed=0)
 
 
 def test_compiled_trainings_step_through_the_compiled_functions(monkeypatch: pytest.MonkeyPatch) -> None:
