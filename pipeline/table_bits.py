@@ -202,9 +202,8 @@ def _way(linear: Mapping[str, Any], tuned: Mapping[str, Any] | None, pruned: Map
         {"max": "", "mse": "least error", "percentile": "percentile"}[linear["scale"]],
     ]
     if tuned is not None:
-        parts.append(
-            f"{tuned['epochs']} epochs, {'learned scales' if tuned['learn_scales'] else 'fixed scales'}"
-        )
+        epochs = "1 epoch" if tuned["epochs"] == 1 else f"{tuned['epochs']} epochs"
+        parts.append(f"{epochs}, {'learned scales' if tuned['learn_scales'] else 'fixed scales'}")
     return ", ".join(part for part in parts if part)
 
 
