@@ -27,6 +27,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 """Read by the libraries when they are loaded: they must stand when a worker starts."""
 TRIES = 3
 """How often a trial alone is given to another worker when the one that watches it dies."""
+WATCH_SECONDS = 2.0
+"""How often the jobs under way are looked at."""
 IDLE_SECONDS = 600
 """Idle local workers end after this time; until then the next round of a search finds them warm."""
 
@@ -53,6 +55,7 @@ def run_jobs(
     workers: int,
     done: Callable[[Record], None],
     address: str | None = None,
+    watch: Callable[[Sequence[Job]], None] | None = None,
 ) -> None:
     """Run jobs and hand each record to `done` as it comes.
 
@@ -64,6 +67,7 @@ def run_jobs(
         workers: how many trials at once.
         done: called in this process, in the order in which trials end.
         address: of a Ray cluster; None: a local one.
+        watch: called in this process, every two seconds, with the jobs under way.
 
     Raises:
         Unavailable: Ray is not installed, the cluster cannot be reached, or does not see the folder.
@@ -72,9 +76,9 @@ def run_jobs(
         return
     pool = _warm_pool(engine, workers, max(job.recipe["threads"] for job in jobs), address)
     try:
-        lost = _run(pool, run_trial, jobs, workers, done)
+        lost = _run(pool, run_trial, jobs, workers, done, watch)
         for _ in range(TRIES):
-            lost = _run(pool, run_alone, lost, workers, done)
+            lost = _run(pool, run_alone, lost, workers, done, watch)
         for job in lost:
             done(_died(job, "the worker that watched it died too"))
     except BaseException:
@@ -136,7 +140,7 @@ def _warm_pool(engine: str, workers: int, threads: int, address: str | None) -> 
 
 def _run(
     pool: Pool, function: Callable[[Job], Record], jobs: Sequence[Job], workers: int,
-    done: Callable[[Record], None],
+    done: Callable[[Record], None], watch: Callable[[Sequence[Job]], None] | None,
 ) -> list[Job]:  # fmt: skip
     """Run all jobs, `workers` at a time; returns those whose worker died."""
     waiting, running, lost = deque(jobs), dict["Future[Record]", Job](), list[Job]()
@@ -147,12 +151,14 @@ def _run(
             running[pool.submit(function, job)] = job
         while ended:  # while the workers work on the next
             done(ended.pop(0))
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
+        for future in wait(running, WATCH_SECONDS, return_when=FIRST_COMPLETED).done:
             job = running.pop(future)
             try:
                 ended.append(future.result())
             except pool.lost:
                 lost.append(job)
+        if watch is not None and running:
+            watch(list(running.values()))
     return lost
 
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-QUIET_SECONDS = 5.0
-"""Without a terminal, a step that takes longer says where it is this often."""
+QUIET_SECONDS, LONGEST_QUIET_SECONDS = 5.0, 60.0
+"""Without a terminal, a step that takes longer says where it is this often, less and less as it goes on."""
 
 Tell = Callable[[float, str], None]
 """Told the fraction of a step that is done (0 to 1) and a few words."""
@@ -21,14 +21,18 @@ class Reporter:
     Args:
         steps: (name, weight) in order; weights are relative durations.
         quiet: say nothing at all.
+        listener: is told the fraction of the whole job, without what came from a cache, and the words.
     """
 
-    def __init__(self, steps: Sequence[tuple[str, float]], *, quiet: bool = False) -> None:
+    def __init__(
+        self, steps: Sequence[tuple[str, float]], *, quiet: bool = False, listener: Tell | None = None
+    ) -> None:
         self.steps = list(steps)
         self.total = sum(weight for _, weight in steps)
         self.done, self.index = 0.0, 0
         self.skipped = 0.0  # weight that came from a cache: no measure of speed
         self.quiet, self.console = quiet, Console(stderr=True, highlight=False)
+        self.listener = listener
         self.started, self.told = time.monotonic(), time.monotonic()
         self.bar: Progress | None = None
         self.task = TaskID(0)
@@ -78,14 +82,20 @@ class Reporter:
             self.console.print(text, markup=False, soft_wrap=True)
 
     def _show(self, name: str, done: float, words: str) -> None:
+        if self.listener is not None and words:
+            left = max(self.total - self.skipped, 1e-9)
+            self.listener(min(1.0, max(0.0, done - self.skipped) / left), f"{name} {words}")
         if self.bar is not None:
             self.bar.update(self.task, completed=done, description=f"{self._place()} {name} {words}")
-        elif time.monotonic() - self.told > QUIET_SECONDS:
+        elif time.monotonic() - self.told > self._quiet_seconds():
             self.told = time.monotonic()
             self.line(f"{self._place()} {name:<14} {words}{self._time_left(done)}")
 
     def _place(self) -> str:
         return f"[{self.index}/{len(self.steps)}]"
+
+    def _quiet_seconds(self) -> float:
+        return min(LONGEST_QUIET_SECONDS, max(QUIET_SECONDS, (time.monotonic() - self.started) / 20))
 
     def _time_left(self, done: float) -> str:
         worked = done - self.skipped

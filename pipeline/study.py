@@ -19,6 +19,7 @@ import yaml
 
 from tersor.models.errors import Unavailable
 from tersor.pipeline import engine
+from tersor.pipeline.heartbeat import listen
 from tersor.pipeline.progress import Reporter, Tell
 from tersor.pipeline.store import lock, writing
 from tersor.pipeline.study_file import Point, StudyFile, grid
@@ -138,7 +139,8 @@ class _Run:
 
         with reporter.step() as tell:
             reporter.announce(f"{jobs[0].recipe['stages'][depth - 1]['name']}, common to several trials")
-            engine.run_jobs(jobs, self.engine, self.workers, done, self.study.address)
+            watch = _watch(tell, len(jobs), lambda: count)
+            engine.run_jobs(jobs, self.engine, self.workers, done, self.study.address, watch)
 
     def _run_new(self, jobs: list[Job], tell: Tell) -> None:
         """The trials, from their common stages on."""
@@ -155,7 +157,8 @@ class _Run:
             if time.monotonic() - self.written > PAGE_SECONDS:
                 self.write()
 
-        engine.run_jobs(jobs, self.engine, self.workers, done, self.study.address)
+        watch = _watch(tell, len(jobs), lambda: count)
+        engine.run_jobs(jobs, self.engine, self.workers, done, self.study.address, watch)
 
     def write(self) -> None:
         """The tables and the page of all that is finished by now."""
@@ -196,6 +199,18 @@ class _Run:
                 self.tracker(record)
             except Unavailable as error:
                 self.untracked = error
+
+
+def _watch(tell: Tell, total: int, ended: Callable[[], int]) -> Callable[[Sequence[Job]], None]:
+    """What shows how far the jobs under way are, beside the ended ones."""
+
+    def watch(jobs: Sequence[Job]) -> None:
+        """Add what the workers say to the count."""
+        done, words = listen(jobs)
+        if words:
+            tell((ended() + done) / total, f"{ended()}/{total}, {words}")
+
+    return watch
 
 
 def shared_prefixes(jobs: Sequence[Job]) -> Iterator[list[Job]]:

@@ -64,6 +64,7 @@ def _measure(job: Job) -> dict[str, Any]:
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(job.recipe["threads"])
     from tersor.pipeline.environment import prepare_torch
+    from tersor.pipeline.heartbeat import heartbeat
     from tersor.pipeline.progress import Reporter
     from tersor.pipeline.run import run_stages, steps
     from tersor.pipeline.store import Store
@@ -72,7 +73,9 @@ def _measure(job: Job) -> dict[str, Any]:
     recipe = recipe.model_copy(update={"stages": recipe.stages[: job.depth]})
     prepare_torch(recipe)
     data = _data(recipe.data.model_dump_json(), recipe.seed)
-    results = run_stages(recipe, data, Store(Path(job.runs)), Reporter(steps(recipe), quiet=True))
+    with heartbeat(job) as tell:
+        reporter = Reporter(steps(recipe), quiet=True, listener=tell)
+        results = run_stages(recipe, data, Store(Path(job.runs)), reporter)
     stages = [result.metrics for result in results]
     metrics = trial_metrics(stages)
     if job.test and job.depth is None:

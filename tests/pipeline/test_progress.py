@@ -62,3 +62,26 @@ def test_quiet_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) ->
         clock.now = 60.0
         tell(0.5, "half")
     assert capsys.readouterr().err == ""
+
+
+def test_a_log_file_gets_fewer_lines_in_the_course_of_hours(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = Reporter([("one", 1.0)])
+    with reporter.step() as tell:
+        for second in range(3600):
+            clock.now = float(second)
+            tell(second / 3600, "epoch")
+    assert 60 <= len(capsys.readouterr().err.splitlines()) < 120
+
+
+def test_a_listener_hears_the_share_of_what_no_cache_had(clock: Clock) -> None:
+    heard: list[tuple[float, str]] = []
+    reporter = Reporter(
+        [("cached", 8.0), ("new", 2.0)], quiet=True, listener=lambda *told: heard.append(told)
+    )
+    with reporter.step():
+        clock.now = 0.01
+    with reporter.step() as tell:
+        tell(0.5, "epoch 1/2")
+    assert heard == [(0.5, "new epoch 1/2")]
