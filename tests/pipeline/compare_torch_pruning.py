@@ -5,7 +5,8 @@
 
 Every way prunes the same trained network to the same latency (ONNX Runtime fp32, one thread, batch 1, in
 turn with the baseline) and is tuned with the same settings; Torch-Pruning's ratio is found by bisection on
-the clock, with its channels rounded to 8. At the end all networks are timed in one interleaved run.
+the clock, with its channels rounded to 8. Both have L2 norms and Taylor scores (gradients of training
+images). At the end all networks are timed in one interleaved run.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from tersor.export.benchmark import benchmark
 from tersor.export.to_onnx import export_onnx
@@ -23,21 +25,35 @@ from tersor.models import network as networks
 from tersor.models.network import Network
 from tersor.pipeline import structure
 from tersor.pipeline.budget import Clock
-from tersor.pipeline.data import Data, load_data
+from tersor.pipeline.data import load_data
 from tersor.pipeline.evaluation import Images, evaluate, reestimate_batch_norm
 from tersor.pipeline.recipe import Structure, Tune
 from tersor.pipeline.recipe_file import read_recipe
 from tersor.pipeline.training import fit
 
+Gradients = dict[str, torch.Tensor]
 ROUND_TO = 8
 BISECTIONS = 9
 
 
-def theirs(network: Network, importance: Any, ratio: float, everywhere: bool) -> Network:
+def gradients(network: Network, images: structure.Images) -> Gradients:
+    """Summed over ten batches, by parameter: Torch-Pruning's Taylor scores, as its examples make them."""
+    module = network.module().train(False)
+    inputs, labels = torch.from_numpy(images.inputs), torch.from_numpy(images.labels)
+    for batch in range(10):
+        part = slice(128 * batch, 128 * (batch + 1))
+        functional.cross_entropy(module(inputs[part]), labels[part]).backward()
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def theirs(network: Network, how: tuple[Any, Gradients], ratio: float, everywhere: bool) -> Network:
     """Torch-Pruning's network at a ratio; the classifier's outputs are left alone, as its guide says."""
     import torch_pruning as tp
 
+    importance, slopes = how
     module = network.module().train(False)
+    for name, parameter in module.named_parameters():
+        parameter.grad = slopes[name].clone() if name in slopes else None
     outputs = len(network.classes)
     last = [m for m in module.modules() if isinstance(m, nn.Linear) and m.out_features == outputs]
     pruner = tp.pruner.BasePruner(
@@ -49,13 +65,13 @@ def theirs(network: Network, importance: Any, ratio: float, everywhere: bool) ->
 
 
 def theirs_at(
-    network: Network, importance: Any, everywhere: bool, clock: Clock, allowed_ms: float
+    network: Network, how: tuple[Any, Gradients], everywhere: bool, clock: Clock, allowed_ms: float
 ) -> Network:
     """Torch-Pruning's least pruned network that takes at most `allowed_ms`."""
     low, high, best = 0.0, 0.95, None
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        candidate = theirs(network, importance, middle, everywhere)
+        candidate = theirs(network, how, middle, everywhere)
         if clock.time(candidate) <= allowed_ms:
             high, best = middle, candidate
         else:
@@ -64,15 +80,14 @@ def theirs_at(
     return best
 
 
-def ours_at(network: Network, data: Data, speedup: float, pruner: str, profiles: Path) -> Network:
+def ours_at(
+    network: Network, images: structure.Images, speedup: float, pruner: str, profiles: Path
+) -> Network:
     """The width search's network."""
     settings = Structure.model_validate(
         {"stage": "structure", "pruner": pruner, "linear": True,
          "search": {"speedup": speedup, "step": 8, "rounds": 5}, "max_cut": 0.9}
     )  # fmt: skip
-    images = structure.Images(
-        data.preprocessing.apply(data.train.images[:10_000]), data.train.labels[:10_000]
-    )
     counts = structure.counts_for(settings, network, network, profiles, lambda *_: None)
     found, told = structure.prune_channels(network, settings, images, lambda *_: None, counts=counts)
     print(json.dumps(told["search"]), flush=True)
@@ -95,7 +110,7 @@ def main() -> None:
     torch.set_num_threads(recipe.threads)
     data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
     network = networks.load(options.stage / "network.safetensors")
-    some = data.preprocessing.apply(data.train.images[:10_000])
+    first = structure.Images(data.preprocessing.apply(data.train.images[:10_000]), data.train.labels[:10_000])
     tune = Tune.model_validate(
         {"stage": "tune", "epochs": options.epochs, "batch_size": 128, "optimizer": "sgd",
          "learning_rate": 0.03, "weight_decay": 5e-4, "channels_last": True,
@@ -104,17 +119,25 @@ def main() -> None:
     clock, ways, rows = Clock(network, 1, 1), {"baseline": network}, []
     clock.time(network)
     profiles = options.out.with_suffix(".profiles")
+    scores = {
+        "l2norm": (tp.importance.GroupMagnitudeImportance(p=2), {}),
+        "taylor": (tp.importance.GroupTaylorImportance(), gradients(network, first)),
+    }
     for speedup in options.speedups:
         allowed = clock.baseline_ms / speedup
-        l2, whole = tp.importance.GroupMagnitudeImportance(p=2), (False, True)
-        made = {f"Torch-Pruning, {'global' if g else 'uniform'}, {speedup:g}x": theirs_at(
-            network, l2, g, clock, allowed) for g in whole}  # fmt: skip
+        made = {
+            f"Torch-Pruning, {name}, {'global' if everywhere else 'uniform'}, {speedup:g}x": theirs_at(
+                network, how, everywhere, clock, allowed
+            )
+            for name, how in scores.items()
+            for everywhere in (False, True)
+        }
         made |= {
-            f"tersor, {p}, {speedup:g}x": ours_at(network, data, speedup, p, profiles)
+            f"tersor, {p}, {speedup:g}x": ours_at(network, first, speedup, p, profiles)
             for p in ("l2norm", "taylor")
         }
         for name, pruned in made.items():
-            fresh = pruned.with_module(reestimate_batch_norm(pruned.module(), some))
+            fresh = pruned.with_module(reestimate_batch_norm(pruned.module(), first.inputs))
             ways[name], _ = fit(fresh, tune, data, seed=1, teacher=None)
             print(name, "tuned", flush=True)
     test = Images.of(data.test, data.preprocessing)
