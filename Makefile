@@ -5,7 +5,7 @@ EXTRA ?= cpu
 RECIPE ?= recipes/digits.yaml
 DATA ?=
 SET ?=
-NAME = $(notdir $(basename $(RECIPE)))
+NAME = $(shell sed -n 's/^name: *\([^ #]*\).*/\1/p' "$(RECIPE)")
 BUNDLE ?= dist/$(NAME)
 
 BIN := .venv/bin

@@ -20,18 +20,20 @@ MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
 REQUIRED = ("name", "baseline", "artifacts", "compression_ratio", "input", "parity")
 """Manifest keys without which nothing can be verified."""
 
+NOT_STATED = "not stated"
 SPDX_LICENCE = "SPDX-License-Identifier: Apache-2.0\nhttps://www.apache.org/licenses/LICENSE-2.0\n"
 
 
 def write_bundle(folder: Path, files: Mapping[str, Path | bytes], manifest: Mapping[str, Any]) -> None:
-    """Write `folder` whole: the files, manifest.json, LICENSE, SHA256SUMS; or leave it as it was.
+    """Write `folder` whole: the files, manifest.json, LICENSE (of the weights, as the manifest says it),
+    SHA256SUMS; or leave it as it was.
 
     Everything is put together in a hidden folder beside `folder`, which then takes its place in
     one step. What a killed run left there is cleared first.
 
     Args:
         folder: the bundle, such as `dist/digits`; an existing one is replaced.
-        files: plain name -> file to copy, or its bytes. A `LICENSE` here replaces tersor's.
+        files: plain name -> file to copy, or its bytes. A `LICENSE` here replaces ours.
         manifest: written as given, keys in its order.
 
     Raises:
@@ -42,7 +44,11 @@ def write_bundle(folder: Path, files: Mapping[str, Path | bytes], manifest: Mapp
         if Path(name).name != name or name in ("", ".", "..", MANIFEST, SUMS):
             raise BadInput("no file of this name goes into a bundle", got=repr(name), wanted="a plain name")
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    parts: dict[str, Path | bytes] = {"LICENSE": licence_text().encode(), **files, MANIFEST: text.encode()}
+    parts: dict[str, Path | bytes] = {
+        "LICENSE": licence_of(manifest).encode(),
+        **files,
+        MANIFEST: text.encode(),
+    }
     new = folder.with_name(f".{folder.name}.new")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -136,8 +142,21 @@ def recommend(
     return {target: _recommended(artifacts, target, default, failed) for target in targets}
 
 
+def licence_of(manifest: Mapping[str, Any]) -> str:
+    """What a bundle's LICENSE says: the weights' licence is the one the recipe stated."""
+    licence = str(manifest.get("licence", NOT_STATED))
+    if licence == "Apache-2.0":
+        return licence_text()
+    todo = (
+        ""
+        if licence != NOT_STATED
+        else "Ask whoever gave you these files, or set `licence:` in the recipe.\n"
+    )
+    return f"Licence of the weights: {licence}.\n{todo}"
+
+
 def licence_text() -> str:
-    """tersor's licence, from the installed package or the checkout; its name and address otherwise."""
+    """The Apache licence, from the installed package or the checkout; its name and address otherwise."""
     checkout = Path(__file__).resolve().parent.parent / "LICENSE"
     found = [checkout] if checkout.is_file() else []
     try:

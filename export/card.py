@@ -74,7 +74,8 @@ def _latency(manifest: Mapping[str, Any]) -> str:
     where = _processor(manifest.get("environment", {}))
     head = ["file", "provider", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "speed-up"]
     note = f"Measured on {where}. " if where else ""
-    note += "All files of one batch size ran in turn in one process; speed-up is against `baseline.onnx`."
+    note += "All files of one batch size ran in turn in one process; speed-up is the ratio of p50 against "
+    note += "`baseline.onnx`, in brackets its 95 % interval."
     told = "".join(f"\n- {sentence[0].upper()}{sentence[1:]}." for sentence in manifest.get("advice", []))
     return f"## Latency\n\n{note}\n\n{_table(head, rows)}" + (f"\n{told}" if told else "")
 
@@ -116,7 +117,9 @@ def _int8(manifest: Mapping[str, Any]) -> str:
 
 def _speedup(row: Mapping[str, Any]) -> str:
     same = "" if row.get("distinguishable", True) else " (not distinguishable)"
-    return f"{row['speedup']:.2f}x{same}"
+    low, high = row.get("speedup_low"), row.get("speedup_high")
+    interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+    return f"{row['speedup']:.2f}x{interval}{same}"
 
 
 def _usage(manifest: Mapping[str, Any]) -> str:
@@ -138,7 +141,8 @@ def _usage(manifest: Mapping[str, Any]) -> str:
             "",
             "`model.tsr` gives a session without unpacking: "
             '`from tersor.export.pack import load; session = load("model.tsr")`. '
-            "`tersor verify` on this folder re-checks every figure above but latency.",
+            "`tersor verify` on this folder re-checks every figure above but latency; accuracy where it is "
+            "given the data.",
         ]
     )
 
@@ -153,6 +157,8 @@ def _made(manifest: Mapping[str, Any]) -> str:
     names = [s.get("stage") or s.get("kind") or s.get("name") for s in stages if isinstance(s, Mapping)]
     if any(names):
         lines.append(f"Stages: {' -> '.join(str(n) for n in names if n)}. Settings are in manifest.json.")
+    if "licence" in manifest:
+        lines.append(f"Licence of the weights: {manifest['licence']}.")
     environment = manifest.get("environment", {})
     versions = {k: v for k, v in environment.items() if isinstance(v, str) and k not in _NO_VERSIONS}
     if versions:
@@ -172,7 +178,8 @@ def _limits(manifest: Mapping[str, Any]) -> str:
     if bounds:
         told = ", ".join(f"{kind} {value:g}" for kind, value in bounds.items())
         lines.append(
-            f"- Parity bounds: {told} (int8 and fp16 as a fraction of the logits' range, others in logits)."
+            f"- Parity bounds: {told} (int8 and fp16 as a fraction of the logits' range; others in logits, "
+            "growing with a range above 30)."
         )
     return "\n".join(lines)
 

@@ -27,6 +27,8 @@ The fp16 and int8 bounds catch a broken file (a wrong scale, swapped layers: dif
 range); whether the rounding does harm is judged by accuracy on the test split, not here.
 """
 
+ORDINARY_RANGE = 30.0
+"""Of a trained classifier's logits. Beyond it the bounds in logits grow in proportion, as rounding does."""
 RELATIVE = frozenset({"fp16", "int8"})
 """Kinds whose bound is a fraction of the range (largest minus smallest) of the expected logits."""
 
@@ -43,7 +45,8 @@ def bound(kind: str, expected: np.ndarray) -> float:
     """
     if kind not in BOUNDS:
         raise BadInput("no parity bound for this kind of file", got=kind, wanted=", ".join(BOUNDS))
-    return BOUNDS[kind] * (float(np.ptp(expected)) if kind in RELATIVE else 1.0)
+    span = float(np.ptp(expected))
+    return BOUNDS[kind] * (span if kind in RELATIVE else max(1.0, span / ORDINARY_RANGE))
 
 
 def outputs(session: "InferenceSession", inputs: np.ndarray) -> np.ndarray:

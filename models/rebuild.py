@@ -67,7 +67,7 @@ def _shape_layer(name: str, layer: nn.Module, shape: tuple[int, ...]) -> None:
         layer.out_channels, layer.in_channels = shape[0], shape[1] * layer.groups
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = shape[0], shape[1]
-    elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+    elif isinstance(layer, nn.modules.batchnorm._NormBase):  # InstanceNorm too
         layer.num_features = shape[0]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tersor.models.errors import BadInput
 from tersor.models.network import Activation, Network
-from tersor.pipeline.layers import chosen_layers, matching
+from tersor.pipeline.layers import by_layer, chosen_layers
 from tersor.pipeline.recipe import Activations
 from tersor.pipeline.training import Progress
 
@@ -46,7 +46,7 @@ def calibrate(
     """
     where = f"stage `{settings.name}`"
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
-    matching(layers, settings.per_layer, where)
+    own = by_layer(layers, settings.per_layer, where)
     if not len(images):
         raise BadInput("there are no calibration images", wanted="at least one", where=where)
     module, inputs = network.module(), torch.from_numpy(np.ascontiguousarray(images, np.float32))
@@ -56,7 +56,7 @@ def calibrate(
     progress(0.9, "histograms")
     grids, rows = dict(network.activations), []
     for layer, (low, high) in extremes.items():
-        bits = settings.per_layer.get(layer, settings.bits)
+        bits = own.get(layer, settings.bits)
         counts, zeros = histograms[layer]
         first, last = RANGES[settings.method](counts, zeros, low, high, bits, settings.percentile)
         grids[layer] = grid_between(first, last, bits)

@@ -13,7 +13,7 @@ import numpy as np
 from tersor.models.errors import BadInput
 from tersor.models.network import Network
 from tersor.pipeline.data import Data
-from tersor.pipeline.layers import chosen_layers, matching
+from tersor.pipeline.layers import by_layer, chosen_layers
 from tersor.pipeline.linear import quantize_weights
 from tersor.pipeline.recipe import Linear
 from tersor.pipeline.sensitivity import Point, auto_amounts
@@ -40,19 +40,19 @@ def quantize_within(
     """
     where = f"stage `{settings.name}`"
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
-    matching(layers, settings.per_layer, where)
-    free = [layer for layer in layers if layer not in settings.per_layer]
+    fixed = by_layer(layers, settings.per_layer, where)
+    free = [layer for layer in layers if layer not in fixed]
     sizes = {layer: network.tensors[f"{layer}.weight"].numel() for layer in layers}
     assert settings.budget is not None
     total = settings.budget * sum(sizes.values())
-    left = total - sum(sizes[layer] * bits for layer, bits in settings.per_layer.items())
+    left = total - sum(sizes[layer] * bits for layer, bits in fixed.items())
     points: list[Point] = []
     if free:
         points = auto_amounts(
             network, data, method="bits", levels=range(1, settings.bits + 1), max_drop=1.0, layers=free,
             grid=settings, progress=progress,
         )[1]  # fmt: skip
-    chosen = settings.per_layer | bits_within(points, sizes, left, where)
+    chosen = fixed | bits_within(points, sizes, left, where)
     rounded, details = quantize_weights(network, settings.model_copy(update={"per_layer": chosen}))
     mean = sum(sizes[layer] * bits for layer, bits in chosen.items()) / sum(sizes.values())
     found = {"amounts": chosen, "bits_per_weight": mean, "sensitivity": [vars(point) for point in points]}

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,14 @@ def compress(
         print_json({"run": str(folder), "stages": stages})
     else:
         print_table(report.stage_table(stages))
-        typer.echo(f"run: {folder}   next: tersor deploy {recipe}")
+        typer.echo(f"run: {folder}   next: {_next('deploy', recipe, overrides, data, runs)}")
+
+
+def _next(command: str, recipe: Path, overrides: list[str] | None, data: Path | None, runs: Path) -> str:
+    """The command line that goes on with the same settings."""
+    words = ["tersor", command, str(recipe), *(["--data", str(data)] if data else [])]
+    words += [word for override in overrides or [] for word in ("--set", override)]
+    return shlex.join(words + (["--runs", str(runs)] if runs != Path("runs") else []))
 
 
 @app.command()
@@ -90,7 +98,8 @@ def deploy(
         print_json(manifest)
     else:
         print_table(report.before_after_table(manifest))
-        typer.echo(f"bundle: {folder}   picture: {folder / 'report.html'}   re-check: tersor verify {folder}")
+        check = shlex.join(["tersor", "verify", str(folder), *(["--data", str(data)] if data else [])])
+        typer.echo(f"bundle: {folder}   picture: {folder / 'report.html'}   re-check: {check}")
 
 
 @app.command()
@@ -145,7 +154,7 @@ def inspect(tsr: Path, as_json: JsonOption = False) -> None:
 
 @app.command()
 def verify(bundle: Path, data: DataOption = None, as_json: JsonOption = False) -> None:
-    """Re-check a bundle from its files, without torch: hashes, ratio, parity, accuracy."""
+    """Re-check a bundle from its files: hashes, ratio, parity, and accuracy where the data are at hand."""
     from tersor.export.verify import raise_if_broken
     from tersor.pipeline.recheck import recheck
     from tersor.pipeline.tables import check_table
@@ -155,6 +164,10 @@ def verify(bundle: Path, data: DataOption = None, as_json: JsonOption = False) -
         print_json([vars(c) for c in checks])
     else:
         print_table(check_table(checks))
+    if not any("accuracy" in check.name for check in checks):
+        print(
+            "accuracy not checked: give the folder of the data with --data (DATA= in make)", file=sys.stderr
+        )
     raise_if_broken(checks)
 
 
@@ -174,6 +187,14 @@ def report(
         manifest = read_manifest(bundle)
         write_picture(picture, manifest, manifest.get("stages", []))
         typer.echo(str(picture))
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting of a recipe with its default, as Markdown (docs/settings.md)."""
+    from tersor.pipeline.settings_page import settings_page
+
+    typer.echo(settings_page(), nl=False)
 
 
 cli_structure.register(app)

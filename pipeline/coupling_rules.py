@@ -28,6 +28,9 @@ PASSING_NAMES = frozenset(
      "stochastic_depth"}
 )  # fmt: skip
 """Functions and methods that treat every channel alike and keep their order."""
+NONZERO_LAYERS = (nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Softplus)
+NONZERO_NAMES = frozenset({"sigmoid", "sigmoid_", "hardsigmoid", "softplus"})
+"""What passes channels but does not give 0 for 0."""
 MEETING = frozenset(
     {"add", "iadd", "add_", "mul", "imul", "mul_", "sub", "isub", "sub_", "truediv", "div", "div_", "maximum",
      "minimum"}
@@ -43,6 +46,13 @@ def is_norm(layer: nn.Module) -> bool:
     return isinstance(layer, nn.modules.batchnorm._NormBase)
 
 
+def gates_only(node: fx.Node) -> bool:
+    """Whether all that reads a node multiplies it with another tensor, as squeeze-excite does."""
+    return bool(node.users) and all(
+        _name(user) in ("mul", "imul", "mul_") and len(set(user.all_input_nodes)) > 1 for user in node.users
+    )
+
+
 def flows(
     node: fx.Node, layer: nn.Module | None, of: Mapping[fx.Node, np.ndarray], labels: "Labels"
 ) -> np.ndarray | None:
@@ -56,6 +66,8 @@ def flows(
     """
     name = _name(node)
     sources = [s for s in node.all_input_nodes if s in of]
+    if (isinstance(layer, NONZERO_LAYERS) or name in NONZERO_NAMES) and not gates_only(node):
+        return None  # a channel that is zero would go on as a constant: it cannot be left out
     if isinstance(layer, PASSING_LAYERS) or (isinstance(layer, nn.PReLU) and layer.num_parameters == 1):
         return of[sources[0]] if _same_width(node, sources) else None
     if isinstance(layer, nn.Flatten):

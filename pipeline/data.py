@@ -7,15 +7,18 @@ so that digits work on a machine without torch.
 import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tersor.models.errors import BadInput
 from tersor.models.preprocessing import Preprocessing
 from tersor.pipeline import known_sets
-from tersor.pipeline.known_sets import Loaded
+from tersor.pipeline.known_sets import Arrays, Loaded
+from tersor.pipeline.pixel_statistics import preprocessing_of
 
 KINDS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder")
 
@@ -39,7 +42,7 @@ class Data:
     name: the kind it was loaded as.
     classes: the class names, in the order of the labels.
     preprocessing: mean and standard deviation are those of the training pixels, per channel,
-        rounded to 4 decimals so that a manifest can print them without loss.
+        rounded to 4 decimals so that a manifest can print them without loss; or what was asked for.
     """
 
     name: str
@@ -78,6 +81,8 @@ def load_data(
     channels: int | None = None,
     limit: int | None = None,
     resize: bool = False,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Data:
     """Load a data set and split it, the same way for the same seed.
 
@@ -92,12 +97,13 @@ def load_data(
         channels: 1 (grey) or 3 (RGB) that the images must have; default: what they have.
         limit: keep at most so many training images, every class in its share.
         resize: (folder only) scale to `image_size` and convert to `channels` instead of refusing.
+        mean, std: of the preprocessing, per channel; default: those of the training pixels.
 
     Raises:
         BadInput: unknown kind, data missing, damaged, of another shape, or too small to be split.
     """
     _check_arguments(kind, path, validation_fraction, test_fraction, channels)
-    loaded = _load(kind, path, image_size, channels, resize)
+    loaded = _load(kind, path, image_size, channels, resize, seed)
     where = path or kind
     train = checked_split(*loaded.train, classes=loaded.classes, where=where)
     rng = np.random.default_rng(seed)
@@ -112,7 +118,8 @@ def load_data(
     _check_every_class(loaded.classes, train, validation, test, where)
     if limit is not None:
         train = _limited(train, limit, len(loaded.classes), rng)
-    data = Data(kind, loaded.classes, statistics(train, loaded.divisor), train, validation, test)
+    pre = preprocessing_of(train.images, loaded.divisor, mean, std, where)
+    data = Data(kind, loaded.classes, pre, train, validation, test)
     _check_shapes(data, image_size, channels, where)
     return data
 
@@ -151,23 +158,6 @@ def checked_split(
     return Split(images.astype(np.uint8, copy=False), labels.astype(np.int64))
 
 
-def statistics(split: Split, divisor: float) -> Preprocessing:
-    """Mean and standard deviation of the divided pixels, per channel, rounded to 4 decimals.
-
-    A channel of one single value gets a standard deviation of 1, since nothing can be divided by 0.
-    """
-    values = np.arange(256) / divisor
-    means, stds = [], []
-    for channel in range(split.images.shape[1]):
-        # Counting values is exact and takes no float copy of a whole data set.
-        counts = np.bincount(split.images[:, channel].reshape(-1), minlength=256)
-        mean = float(np.average(values, weights=counts))
-        std = float(np.sqrt(np.average((values - mean) ** 2, weights=counts)))
-        means.append(round(mean, 4))
-        stds.append(round(std, 4) or 1.0)
-    return Preprocessing(divisor, tuple(means), tuple(stds))
-
-
 def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A shuffled order, int64 (N,), whose every prefix holds each class in about its share.
 
@@ -202,7 +192,12 @@ def _limited(train: Split, limit: int, classes: int, rng: np.random.Generator) -
 
 
 def _load(
-    kind: str, path: Path | None, image_size: tuple[int, int] | None, channels: int | None, resize: bool
+    kind: str,
+    path: Path | None,
+    image_size: tuple[int, int] | None,
+    channels: int | None,
+    resize: bool,
+    seed: int,
 ) -> Loaded:
     if kind == "digits":
         return known_sets.digits()
@@ -211,10 +206,22 @@ def _load(
         from tersor.pipeline.image_folder import read_image_folder
 
         pieces = read_image_folder(path, image_size=image_size, channels=channels, resize=resize)
-        return Loaded(pieces.classes, pieces.train, pieces.validation, pieces.test)
+        return Loaded(
+            pieces.classes, *(_mixed(p, seed) for p in (pieces.train, pieces.validation, pieces.test))
+        )
     if kind in ("mnist", "fashion_mnist"):
         return known_sets.idx_files(path, {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[kind])
     return known_sets.cifar(path, kind.upper())
+
+
+def _mixed(part: Arrays | None, seed: int) -> Any:
+    """A part of an image folder, which comes class by class, in mixed order: the first so many images serve
+    for calibration and for gradients, and must be of all classes.
+    """
+    if part is None:
+        return None
+    order = np.random.default_rng(seed).permutation(len(part[1]))
+    return part[0][order], part[1][order]
 
 
 def _check_arguments(

@@ -1,7 +1,7 @@
 """The second story: from a finished run to a checked bundle.
 
-What ships is what was measured: accuracy, parity and timing are taken on the final files. The test split
-is read here and nowhere else, once per file. `export` is handed plain files, arrays and callables.
+What ships is what was measured: accuracy, parity and timing are taken on the final files. No stage reads
+the test split; this does, once per file. `export` is handed plain files, arrays and callables.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from tersor.pipeline.environment import prepare_torch
 from tersor.pipeline.manifest import make_manifest
 from tersor.pipeline.progress import Reporter
 from tersor.pipeline.recipe import Recipe
+from tersor.pipeline.recipe_file import read_recipe
 from tersor.pipeline.report import write_report
 from tersor.pipeline.run import stage_metrics
 from tersor.pipeline.shipping import confusions, make_files, measure_files, time_files
@@ -127,11 +128,41 @@ def check_finished(recipe: Recipe, run: Path) -> dict[str, Any]:
     todo = "Run `tersor compress` with the same recipe, data and settings first"
     done = read_json(run / "metrics.json", f"run {recipe.name!r} is not finished: its metrics.json", todo)
     if done.get("recipe_sha256") != digest_of(recipe.decides_network()):
-        raise BadInput("the run was made with other settings than this recipe's", where=run, todo=todo)
+        raise BadInput(
+            "the run was made with other settings than this recipe's",
+            got=_differing(recipe, run / "recipe.yaml"),
+            wanted="the recipe and --set that `tersor compress` was given",
+            where=run,
+            todo=todo,
+        )
     for name, digest in done["sha256"].items():
         if file_digest(run / name) != digest:
             raise BadInput("a file of the run is damaged or missing", where=run / name, todo=todo)
     return done
+
+
+def _differing(recipe: Recipe, made_with: Path) -> str:
+    """The first settings in which a recipe differs from that of the run, a few of them."""
+    try:
+        before = _flat(read_recipe(made_with).decides_network())
+    except BadInput:
+        return "a run of another version of tersor, or a damaged one"
+    now = _flat(recipe.decides_network())
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    told = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names[:3]]
+    return "; ".join(told) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names; a stage by its own name."""
+    if isinstance(settings, dict):
+        inner = list(settings.items())
+    elif isinstance(settings, list) and settings and all(isinstance(s, dict) for s in settings):
+        inner = [(str(s.get("name", at)), s) for at, s in enumerate(settings)]
+        inner.append(("order", [name for name, _ in inner]))
+    else:
+        return {prefix: settings}
+    return {k: v for name, part in inner for k, v in _flat(part, f"{prefix}.{name}".lstrip(".")).items()}
 
 
 def check_same_data(done: Mapping[str, Any], data: Data) -> None:

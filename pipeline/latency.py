@@ -17,27 +17,39 @@ GROUP = 8
 """Networks timed in turn, besides the reference: each has a session of its own alive meanwhile."""
 
 
-def time_trials(settings: Latency, records: Sequence[Path], tell: Tell) -> None:
+def untimed(records: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """The finished records that have no latency yet."""
+    read = {path: json.loads(path.read_text()) for path in records}
+    return {
+        path: record
+        for path, record in read.items()
+        if record["state"] == "finished" and "latency_p50_ms" not in record["metrics"]
+    }
+
+
+def time_trials(
+    settings: Latency, records: Sequence[Path], tell: Tell, *, reference: Path | None = None
+) -> None:
     """Time every finished trial that has no latency yet, and write it into its record.
 
-    Each network is timed in turn with the reference, the first finished trial's network after its first
-    stage; files with the same bytes are timed once. One thread: idle threads of one network would disturb
-    the next. Metrics added: latency_p50_ms and latency_p90_ms (of one run of a batch), latency_speedup
-    over the reference with its 95 % interval latency_speedup_low, latency_speedup_high. Where a network
-    cannot be timed, the record's `not_measured` says why.
+    Each network is timed in turn with the reference; files with the same bytes are timed once. One thread:
+    idle threads of one network would disturb the next. Metrics added: latency_p50_ms and latency_p90_ms (of
+    one run of a batch), latency_speedup over the reference with its 95 % interval latency_speedup_low,
+    latency_speedup_high. Where a network cannot be timed, the record's `not_measured` says why.
 
     Args:
         settings: target, batch and seconds per network.
         records: paths of the study's records, the first trial first.
         tell: told the fraction done and a few words.
+        reference: an ONNX file; default: the first finished trial's network after its first stage.
     """
-    read = {path: json.loads(path.read_text()) for path in records}
-    finished = {path: record for path, record in read.items() if record["state"] == "finished"}
-    todo = {path: r for path, r in finished.items() if "latency_p50_ms" not in r["metrics"]}
+    todo = untimed(records)
     if not todo:
         return
     engine.stop()  # even idle workers wake now and then
-    reference = Path(next(iter(finished.values()))["first"])
+    if reference is None:
+        read = (json.loads(path.read_text()) for path in records)
+        reference = Path(next(record["first"] for record in read if record["state"] == "finished"))
     files, lost = _distinct(todo)
     for path in lost:
         _write(path, todo[path], {}, "its ONNX file is not on this machine")

@@ -2,12 +2,14 @@
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from tersor.models.errors import BadInput
 from tersor.models.network import Network
 from tersor.pipeline.constraints import is_weight
+
+V = TypeVar("V")
 
 
 def weight_layers(network: Network) -> list[str]:
@@ -36,6 +38,22 @@ def matching(layers: Iterable[str], patterns: Iterable[str], where: str) -> set[
     return found
 
 
+def by_layer(layers: Iterable[str], given: Mapping[str, V], where: str) -> dict[str, V]:
+    """The value of each layer that any pattern of `given` matches: of its own name, else of the last pattern.
+
+    Raises:
+        BadInput: a pattern matches nothing.
+    """
+    layers = list(layers)
+    found = {layer: value for pattern, value in given.items() for layer in matching(layers, [pattern], where)}
+    return found | {layer: given[layer] for layer in layers if layer in given}
+
+
+def by_weight(amounts: Mapping[str, V]) -> dict[str, V]:
+    """Values by layer as values by the name of the layer's weight."""
+    return {f"{layer}.weight": value for layer, value in amounts.items()}
+
+
 def chosen_layers(network: Network, patterns: Sequence[str], exclude: Sequence[str], where: str) -> list[str]:
     """Conv and Linear layers that match `patterns` (all, when empty) and not `exclude`, in order.
 
@@ -58,4 +76,4 @@ def check_patterns(network: Network, settings: Any, where: str | None = None) ->
     """
     where = where or f"stage `{settings.name}`"
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
-    matching(layers, getattr(settings, "per_layer", {}), where)
+    by_layer(layers, getattr(settings, "per_layer", {}), where)

@@ -7,7 +7,7 @@ import torch
 from tersor.models.errors import BadInput
 from tersor.models.network import Form, Network
 from tersor.pipeline.grids import Rule, fitted, grid_of
-from tersor.pipeline.layers import chosen_layers, matching
+from tersor.pipeline.layers import by_layer, chosen_layers
 from tersor.pipeline.recipe import Linear
 
 MOST_BITS = 16
@@ -25,9 +25,9 @@ def quantize_weights(network: Network, settings: Linear) -> tuple[Network, dict[
     where = f"stage `{settings.name}`"
     tensors, forms, rows = dict(network.tensors), dict(network.forms), []
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
-    matching(layers, settings.per_layer, where)
+    own = by_layer(layers, settings.per_layer, where)
     for layer in layers:
-        name, bits = f"{layer}.weight", settings.per_layer.get(layer, settings.bits)
+        name, bits = f"{layer}.weight", own.get(layer, settings.bits)
         weight, old = tensors[name], network.form(name)
         if not bool(weight.isfinite().all()):
             raise BadInput("a weight is NaN or infinite", where=f"{where}, tensor {name!r}")

@@ -10,7 +10,7 @@ from tersor.export import bundle, parity
 from tersor.models.definition import is_file_definition
 from tersor.pipeline.data import Data
 from tersor.pipeline.environment import environment
-from tersor.pipeline.gates import check_gates
+from tersor.pipeline.gates import check_gates, parity_gate
 from tersor.pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ def make_manifest(
     baseline, *artifacts = [_entry(s, latency) for s in shipped]
     packed = next(a for a in artifacts if a["kind"] == "packed")
     packed["notes"] = "unpacks to model.onnx byte for byte, so its latency is that of model.onnx"
-    gates = check_gates(recipe.gates, baseline, artifacts)
+    parities = [(s.path.name, s.max_abs_diff, s.most_diff) for s in shipped]
+    gates = [parity_gate(parities), *check_gates(recipe.gates, baseline, artifacts)]
     failed = {gate["file"] for gate in gates if not gate["ok"]}
     return {
         "name": recipe.name,
         "tersor_version": tersor.__version__,
         "created_by": "tersor deploy",
-        "licence": "Apache-2.0",
+        "licence": recipe.licence,
         "recipe": without_paths(recipe),
         "data": data_entry(recipe, data),
         "classes": list(data.classes),

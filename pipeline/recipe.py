@@ -69,7 +69,9 @@ class Sparsity(PerLayer):
     of: int = Field(4, ge=2)
     layers: list[str] = Field([], description="patterns; empty: all Conv and Linear layers")
     exclude: list[str] = []
-    per_layer: dict[str, float] = Field({}, description="layer name -> its own amount")
+    per_layer: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="pattern of layers -> their own amount (std, level, and what sensitivity leaves)"
+    )
 
     @model_validator(mode="after")
     def _fraction(self) -> "Sparsity":
@@ -79,6 +81,11 @@ class Sparsity(PerLayer):
             raise ValueError(
                 f"amount is a fraction of the weights for method {self.method}: 0 <= amount <= 1"
             )
+        if self.per_layer and self.method in ("global", "n_of_m") and self.sensitivity is None:
+            raise ValueError(f"per_layer needs method std or level: {self.method} has no amount of a layer")
+        fractions = self.method == "level" or self.sensitivity is not None
+        if fractions and any(amount > 1 for amount in self.per_layer.values()):
+            raise ValueError("per_layer holds fractions of the weights here: 0 <= amount <= 1")
         return self
 
 
@@ -98,7 +105,9 @@ class Sharing(PerLayer):
     )
     layers: list[str] = []
     exclude: list[str] = []
-    per_layer: dict[str, int] = Field({}, description="layer name -> its own bits")
+    per_layer: dict[str, Annotated[int, Field(ge=1, le=8)]] = Field(
+        {}, description="pattern of layers -> their own bits"
+    )
 
     @model_validator(mode="after")
     def _count(self) -> "Sharing":
@@ -129,7 +138,9 @@ class Linear(PerLayer):
     )
     layers: list[str] = []
     exclude: list[str] = []
-    per_layer: dict[str, Annotated[int, Field(ge=1, le=16)]] = Field({}, description="its own bits")
+    per_layer: dict[str, Annotated[int, Field(ge=1, le=16)]] = Field(
+        {}, description="pattern of layers -> their own bits"
+    )
 
     @model_validator(mode="after")
     def _one_grid(self) -> "Linear":
@@ -156,7 +167,9 @@ class Activations(Settings):
     images: int = Field(512, ge=1, description="of the training split, to calibrate on")
     layers: list[str] = []
     exclude: list[str] = []
-    per_layer: dict[str, Annotated[int, Field(ge=1, le=16)]] = Field({}, description="its own bits")
+    per_layer: dict[str, Annotated[int, Field(ge=1, le=16)]] = Field(
+        {}, description="pattern of layers -> their own bits"
+    )
 
 
 class Vectors(Settings):
@@ -186,6 +199,12 @@ class DataSettings(Settings):
     channels: Literal[1, 3] | None = None
     resize: bool = False
     limit: int | None = Field(None, ge=2, description="at most this many training images")
+    mean: list[float] | None = Field(
+        None, description="per channel, of pixels / 255 (digits: / 16); default: of the training pixels"
+    )
+    std: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="with mean: what weights that are loaded were trained with"
+    )
 
 
 class Deploy(Settings):
@@ -250,6 +269,13 @@ class Recipe(Settings):
         if late:
             raise ValueError(f"`train` and `load` can only come first; found {', '.join(late)} later")
         kinds = [s.stage for s in stages]
+        last = max((at for at, kind in enumerate(kinds) if kind == "structure"), default=0)
+        for before in stages[:last]:
+            if before.stage in ("sparsity", "sharing", "linear") or getattr(before, "makes_zeros", False):
+                raise ValueError(
+                    "`structure` comes before what prunes, shares or rounds weights: what it rebuilds would "
+                    f"not hold what `{before.name}` has made"
+                )
         if "vectors" in kinds and any(k in ("tune", "structure") for k in kinds[kinds.index("vectors") :]):
             raise ValueError("`vectors` comes after the last `tune` and `structure`: they would undo it")
         if "activations" in kinds and "structure" in kinds[kinds.index("activations") :]:
@@ -264,4 +290,5 @@ class Recipe(Settings):
 
     def decides_network(self) -> dict[str, Any]:
         """The settings that compress depends on, as plain data; deploy and gates may change freely."""
-        return self.model_dump(mode="json", exclude={"deploy", "gates", "name"})
+        exclude = {"deploy": True, "gates": True, "name": True, "data": {"path"}}  # data have a digest
+        return self.model_dump(mode="json", exclude=exclude)

@@ -1,6 +1,6 @@
 """Settings of the stage `structure`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -55,7 +55,9 @@ class Structure(Settings):
 
     stage: Literal["structure"]
     name: Name = "structure"
-    pruner: Literal["fpgm", "l1norm", "l2norm", "taylor"] = "fpgm"
+    pruner: Literal["fpgm", "l1norm", "l2norm", "taylor"] = Field(
+        "fpgm", description="with search: taylor, if none is named"
+    )
     sparsity: Amount = Field(0.5, description="fraction of the channels to remove")
     scope: Literal["layer", "global"] = Field(
         "layer", description="global: all layers ranked together, each by its own mean importance"
@@ -77,6 +79,14 @@ class Structure(Settings):
         0.95, description="largest fraction removed of one layer, for global and search"
     )
     reestimate_batch_norm: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _comparable(cls, raw: Any) -> Any:
+        """Norms do not say what a layer is worth to the network; a search between layers needs that."""
+        if isinstance(raw, dict) and raw.get("search") and "pruner" not in raw:
+            return {**raw, "pruner": "taylor"}
+        return raw
 
     @model_validator(mode="after")
     def _one_way(self) -> "Structure":

@@ -44,7 +44,9 @@ class Ramp(Settings):
     updates_per_epoch: int = Field(1, ge=1)
     layers: list[str] = Field([], description="patterns; empty: all Conv and Linear layers")
     exclude: list[str] = []
-    per_layer: dict[str, float] = Field({}, description="layer name -> its own final amount (level, std)")
+    per_layer: dict[str, float] = Field(
+        {}, description="pattern of layers -> their own final amount (level, std)"
+    )
 
     @model_validator(mode="after")
     def _sound(self) -> "Ramp":
@@ -81,7 +83,7 @@ class Training(Settings):
     """How a network is trained; shared by `train` and `tune`."""
 
     epochs: int = Field(10, ge=1)
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=2, description="BatchNorm has no variance over a single image")
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = Field(0.05, gt=0, description="peak of the schedule")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD's; Adam keeps its betas")
@@ -106,6 +108,12 @@ class Training(Settings):
     )
     ramp: Ramp | None = Field(None, description="prune weights while training")
     penalty: Penalty | None = Field(None, description="sparse optimisation")
+
+    @property
+    def makes_zeros(self) -> bool:
+        """Whether the training ends with weights that are zero and are to stay so."""
+        hard = self.penalty is not None and self.penalty.kind in ("proximal", "hard_threshold")
+        return self.ramp is not None or hard
 
     @model_validator(mode="after")
     def _ramp_fits(self) -> "Training":

@@ -13,7 +13,7 @@ import torch
 
 from tersor.models.errors import BadInput
 from tersor.models.network import Form, Network
-from tersor.pipeline.layers import chosen_layers, matching
+from tersor.pipeline.layers import by_layer, chosen_layers
 from tersor.pipeline.rate_distortion import quantize
 from tersor.pipeline.recipe import Sharing
 
@@ -39,12 +39,12 @@ def share_weights(
     """
     where = f"stage `{settings.name}`"
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
-    matching(layers, settings.per_layer, where)
+    own = by_layer(layers, settings.per_layer, where)
     tensors, forms, rows = dict(network.tensors), dict(network.forms), []
     for layer in layers:
         name = f"{layer}.weight"
-        bits = settings.per_layer.get(layer, settings.bits)
-        count = settings.values if settings.values and layer not in settings.per_layer else 2**bits
+        bits = own.get(layer, settings.bits)
+        count = settings.values if settings.values and layer not in own else 2**bits
         weight, pruned = tensors[name], network.form(name).pruned
         if not bool(weight.isfinite().all()):
             raise BadInput("a weight is NaN or infinite", where=f"{where}, tensor {name!r}")

@@ -11,9 +11,10 @@ import torch
 from tersor.export import precision, providers
 from tersor.export.benchmark import benchmark
 from tersor.export.pack import load as load_packed
-from tersor.export.parity import max_abs_diff, predictions, write_parity
+from tersor.export.parity import bound, max_abs_diff, predictions, write_parity
 from tersor.export.to_onnx import export_onnx
 from tersor.models import network as networks
+from tersor.models.errors import ClaimBroken
 from tersor.models.network import Network
 from tersor.pipeline.data import Data
 from tersor.pipeline.int8_choice import METHODS, Judge, candidates_of, floor_of, make_int8
@@ -36,6 +37,8 @@ class Shipped:
     path: Path
     kind: str
     max_abs_diff: float
+    most_diff: float
+    """The largest difference from torch that a file of its kind may have, in logits."""
     confusion: np.ndarray
     """int64 (classes, classes) on the test split, rows are the true classes."""
 
@@ -135,8 +138,17 @@ def measure_files(files: dict[str, str], run: Path, work: Path, data: Data, tell
         tell(done / len(files), name)
         path = work / name
         session = load_packed(path) if kind == "packed" else providers.open_session(path, "cpu")
-        difference = max_abs_diff(session, images, logits.get(name, logits["model.onnx"]))
-        shipped.append(Shipped(path, kind, difference, confusion_matrix(predictions(session, test), data)))
+        expected = logits.get(name, logits["model.onnx"])
+        difference = max_abs_diff(session, images, expected)
+        if not np.isfinite(difference):
+            raise ClaimBroken(
+                "a file gives values that are no numbers, nothing was shipped",
+                got=f"NaN or infinite logits for some of {len(images)} validation images",
+                where=name,
+                todo="Look at the training's losses; an fp16 file overflows where activations exceed 65,504",
+            )
+        right = confusion_matrix(predictions(session, test), data)
+        shipped.append(Shipped(path, kind, difference, bound(kind, expected), right))
     tell(1.0, ", ".join(f"{s.path.name} {100 * s.accuracy_fraction:.2f} %" for s in shipped))
     return shipped
 

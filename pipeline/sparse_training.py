@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tersor.models.errors import BadInput
 from tersor.models.network import Form, Network
-from tersor.pipeline.layers import chosen_layers, matching
+from tersor.pipeline.layers import by_layer, by_weight, chosen_layers, weight_layers
 from tersor.pipeline.recipe import Ramp, Training
 from tersor.pipeline.sparsity import small_to_zero
 
@@ -27,6 +27,9 @@ class SparseTraining:
         where = f"stage `{getattr(settings, 'name', 'train')}`"
         self.free = _free_weights(module, network) if self.ramp or self.penalty else {}
         self.ramped = _ramped(network, self.ramp, self.free, where) if self.ramp else {}
+        self.own = (
+            by_weight(by_layer(weight_layers(network), self.ramp.per_layer, where)) if self.ramp else {}
+        )
         self.masks = {
             name: weight.detach().ne(0)
             if network.form(name).pruned
@@ -40,9 +43,10 @@ class SparseTraining:
         """Tensors whose zeros this class looks after, instead of a fixed mask."""
         return self.ramped
 
-    def resumed(self) -> None:
-        """Read the masks off weights that a checkpoint has just brought back."""
-        self.masks = {name: weight.detach().ne(0) for name, weight in self.ramped.items()}
+    def resumed(self, masks: dict[str, Tensor] | None) -> None:
+        """Take up a checkpoint's masks; an old one has none, and they are read off its weights."""
+        read = {name: weight.detach().ne(0) for name, weight in self.ramped.items()}
+        self.masks = masks if masks is not None else read
 
     def before_step(self, step: int, batches: int) -> None:
         """Prune more when the ramp says so.
@@ -64,7 +68,7 @@ class SparseTraining:
             pruned = small_to_zero(
                 {name: weight.detach() * self.masks[name] for name, weight in self.ramped.items()},
                 self.ramp.method, amount(),
-                {f"{layer}.weight": amount(own) for layer, own in self.ramp.per_layer.items()},
+                {name: amount(own) for name, own in self.own.items()},
             )  # fmt: skip
             for name, weight in self.ramped.items():
                 self.masks[name] &= pruned[name].ne(0)
@@ -144,7 +148,7 @@ def _free_weights(module: nn.Module, network: Network) -> dict[str, Tensor]:
 
 def _ramped(network: Network, ramp: Ramp, free: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     layers = chosen_layers(network, ramp.layers, ramp.exclude, f"{where}, ramp")
-    matching(layers, ramp.per_layer, f"{where}, ramp")
+    by_layer(layers, ramp.per_layer, f"{where}, ramp")
     for layer in layers:
         if f"{layer}.weight" not in free:
             raise BadInput(

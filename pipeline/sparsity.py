@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from tersor.models.network import Network
-from tersor.pipeline.layers import chosen_layers, matching
+from tersor.pipeline.layers import by_layer, by_weight, chosen_layers
 from tersor.pipeline.recipe import Sparsity
 
 
@@ -27,9 +27,8 @@ def prune_weights(network: Network, settings: Sparsity) -> tuple[Network, dict[s
     """
     where = f"stage `{settings.name}`"
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
-    matching(layers, settings.per_layer, where)
+    own = by_weight(by_layer(layers, settings.per_layer, where))
     weights = {f"{layer}.weight": network.tensors[f"{layer}.weight"] for layer in layers}
-    own = {f"{layer}.weight": amount for layer, amount in settings.per_layer.items()}
     if settings.method == "n_of_m":
         pruned = {name: n_of_m(weight, settings.keep, settings.of) for name, weight in weights.items()}
     else:

@@ -150,7 +150,7 @@ def _by_sensitivity(
     start: Network, settings: Any, context: Context, method: Any, levels: Sequence[float]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Each chosen layer's own amount, from its sensitivity on the validation split, and all points."""
-    from tersor.pipeline.layers import chosen_layers
+    from tersor.pipeline.layers import by_layer, chosen_layers
     from tersor.pipeline.sensitivity import auto_amounts
 
     layers = chosen_layers(start, settings.layers, settings.exclude, f"stage `{settings.name}`")
@@ -158,7 +158,8 @@ def _by_sensitivity(
         start, context.data, method=method, levels=levels, max_drop=settings.max_drop, layers=layers,
         progress=context.progress, **({"grid": settings} if method == "bits" else {}),
     )  # fmt: skip
-    return amounts | settings.per_layer, [vars(point) for point in points]
+    own = by_layer(layers, settings.per_layer, f"stage `{settings.name}`")
+    return amounts | own, [vars(point) for point in points]
 
 
 STAGES: dict[str, tuple[int, Callable[[Network, Any, Context], Result]]] = {

@@ -47,10 +47,7 @@ class Staircase:
         self.machine = {**cpu_features(), "onnxruntime": onnxruntime.__version__, **vars(setting)}
         digest = hashlib.sha256(json.dumps(self.machine, sort_keys=True).encode()).hexdigest()[:16]
         self.path = folder / f"{digest}.json"
-        self.known: dict[str, float] = {}
-        if self.path.is_file():
-            todo = "Remove it, and profile again"
-            self.known = read_json(self.path, "a profile of layer latencies", todo)["latency_ms"]
+        self.known = self._read()
 
     def measure(
         self, shapes: Iterable[LayerShape], progress: Callable[[float], None] = lambda _: None
@@ -60,10 +57,17 @@ class Staircase:
         missing = [shape for shape in wanted if shape.key() not in self.known]
         if missing:
             timed = time_layers(missing, **vars(self.setting), progress=progress)
-            self.known |= {shape.key(): ms for shape, ms in timed.items()}
+            # what another process has kept meanwhile stays as it is
+            self.known = {shape.key(): ms for shape, ms in timed.items()} | self.known | self._read()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, {"machine": self.machine, "latency_ms": self.known})
         return {shape: self.known[shape.key()] for shape in wanted}
+
+    def _read(self) -> dict[str, float]:
+        if not self.path.is_file():
+            return {}
+        todo = "Remove it, and profile again"
+        return read_json(self.path, "a profile of layer latencies", todo)["latency_ms"]
 
 
 def layer_shapes(module: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, tuple[LayerShape, int]]:

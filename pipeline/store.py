@@ -65,17 +65,24 @@ class Store:
         self.root, self.cache, self.profiles = root, root / ".stages", root / ".profiles"
 
     def find(self, digest: str) -> StageResult | None:
-        """A finished, undamaged stage, or None. A damaged one is moved out of the way."""
+        """A finished, undamaged stage, or None. A damaged one is moved out of the way.
+
+        Raises:
+            OSError: it is there but cannot be read, which does not make it damaged.
+        """
         folder = self.cache / digest[:32]
         if not folder.is_dir():
             return None
         try:
             sums = json.loads((folder / "sums.json").read_text())
             whole = all(_sha256(folder / name) == sums[name] for name in STAGE_FILES)
-        except (OSError, KeyError, ValueError):
+        except (FileNotFoundError, KeyError, ValueError):
             whole = False
         if not whole:
-            shutil.rmtree(folder, ignore_errors=True)
+            aside = folder.with_name(f"{folder.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                folder.replace(aside)
             return None
         return StageResult(digest, folder, reused=True)
 
@@ -190,7 +197,7 @@ def replace_with_link(source: Path, target: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON to a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # others may write the same file
     try:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, path)

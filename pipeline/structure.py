@@ -166,12 +166,20 @@ def mask_while_training(
     """Train with NNI's growing masks; returns the trained network and the sets that were masked at the end.
 
     Raises:
-        BadInput: layers that go together are not equally wide, which NNI's masks cannot express.
+        BadInput: layers that go together are not equally wide, or groups go whole, which NNI's masks
+            cannot express.
     """
     plan = settings.schedule
     assert plan is not None
     remove: dict[str, tuple[int, str]] = {}
     for at, (space, count) in enumerate(zip(spaces, wanted, strict=True)):
+        if space.per_set > 1:
+            raise BadInput(
+                "channels cannot be masked while training where a convolution's groups go whole",
+                got=f"{space.per_set} channels a group",
+                where=f"stage `{settings.name}`, setting `schedule`, layer {space.layers[0]!r}",
+                todo="Exclude the layers of its block, or leave out `schedule`",
+            )
         for name in space.layers:
             if not np.array_equal(coupling.outputs[name], coupling.outputs[space.layers[0]]):
                 raise BadInput(

@@ -5,13 +5,11 @@ runs/studies/<name>/   study.yaml as resolved, trials/<key>.json one a trial, re
 """
 
 import contextlib
-import hashlib
 import itertools
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,12 @@ from tersor.pipeline import engine
 from tersor.pipeline.heartbeat import listen
 from tersor.pipeline.progress import Reporter, Tell
 from tersor.pipeline.store import lock, writing
-from tersor.pipeline.study_file import Point, StudyFile, grid
+from tersor.pipeline.study_file import Latency, Point, StudyFile, grid
+from tersor.pipeline.study_keys import Sources, decides, digest_of
 from tersor.pipeline.study_results import write_results
 from tersor.pipeline.trial import Job
 
 Record = dict[str, Any]
-PACKAGES = ("tersor", "torch", "nni", "numpy", "onnx", "onnxscript")
 PAGE_SECONDS = 30.0
 """How often the tables and the page of a study under way are written anew."""
 
@@ -88,7 +86,7 @@ class _Run:
         self, study: StudyFile, runs: Path, data: Path | None, quiet: bool, records: list[Record]
     ) -> None:
         self.study, self.runs, self.quiet = study, runs, quiet
-        self.folder, self.sources = runs / "studies" / study.name, _source_digest(data)
+        self.folder, self.sources = runs / "studies" / study.name, Sources()
         self.workers = workers_of(study)
         self.engine = study.engine
         self.records = records
@@ -100,25 +98,21 @@ class _Run:
     def round(self, points: Sequence[Point]) -> None:
         """Run the points without a finished record, time them one after another, append all records."""
         jobs = [_job(self.study, point, self.runs, self.folder, self.sources) for point in points]
+        if self.study.workers is None and any(_by_the_clock(point) for point in points):
+            self.workers = 1  # widths are chosen by the clock, which trials beside it would disturb
         self.ended = {job.number: found for job in jobs if (found := _finished(job)) is not None}
-        new = [job for job in jobs if job.number not in self.ended]
-        if new:
+        if new := [job for job in jobs if job.number not in self.ended]:
             self._reach_engine()
             common = list(shared_prefixes(new))
             steps = [(f"stage {depth}", _epochs(jobs, depth - 1)) for depth, jobs in enumerate(common, 1)]
             steps.append(("trials", _epochs(new, len(common))))
-            if self.study.latency:
-                steps.append(("latency", len(new) * 0.1))  # rough: timing against training
             with Reporter(steps, quiet=self.quiet) as reporter:
                 for depth, shared in enumerate(common, 1):
                     self._run_common(shared, depth, reporter)
                 with reporter.step() as tell:
                     self._run_new(new, tell)
-                if self.study.latency:
-                    from tersor.pipeline.latency import time_trials
-
-                    with reporter.step() as tell:
-                        time_trials(self.study.latency, [Path(job.record) for job in jobs], tell)
+        if self.study.latency:  # also of trials that ended before an interruption, or before it was asked for
+            self._time(self.study.latency, [Path(job.record) for job in jobs])
         self.ended = {}
         for record in map(_read, jobs):
             self.records.append(record)
@@ -159,6 +153,15 @@ class _Run:
 
         watch = _watch(tell, len(jobs), lambda: count)
         engine.run_jobs(jobs, self.engine, self.workers, done, self.study.address, watch)
+
+    def _time(self, settings: Latency, records: list[Path]) -> None:
+        """Time what has not been timed, in all rounds of a search against the study's first network."""
+        from tersor.pipeline.latency import time_trials, untimed
+
+        if untimed(records):
+            first = next((Path(r["first"]) for r in self.records if r["state"] == "finished"), None)
+            with Reporter([("latency", 1.0)], quiet=self.quiet) as reporter, reporter.step() as tell:
+                time_trials(settings, records, tell, reference=first)
 
     def write(self) -> None:
         """The tables and the page of all that is finished by now."""
@@ -221,13 +224,20 @@ def shared_prefixes(jobs: Sequence[Job]) -> Iterator[list[Job]]:
         for job in jobs:
             if depth < len(job.recipe["stages"]):
                 prefix = {**job.recipe, "stages": job.recipe["stages"][:depth]}
-                groups.setdefault(
-                    _digest({k: v for k, v in prefix.items() if k not in _NOT_TRAINED}), []
-                ).append(job)
+                groups.setdefault(digest_of(decides(prefix)), []).append(job)
         common = [group[0] for group in groups.values() if len(group) > 1]
         if not common:
             return
         yield [Job(**{**vars(job), "depth": depth, "key": f"{job.key}-{depth}"}) for job in common]
+
+
+def _by_the_clock(point: Point) -> bool:
+    """Whether a stage of a trial times layers or networks to choose widths."""
+    for stage in point.recipe.stages:
+        search = getattr(stage, "search", None)
+        if getattr(stage, "align", None) == "auto" or (search is not None and search.timed):
+            return True
+    return False
 
 
 def _epochs(jobs: Sequence[Job], first: int) -> float:
@@ -236,14 +246,9 @@ def _epochs(jobs: Sequence[Job], first: int) -> float:
     return sum(float(stage.get("epochs", 2.0)) for stage in stages) + 0.1 * len(jobs)
 
 
-_NOT_TRAINED = ("name", "deploy", "gates")
-
-
-def _job(study: StudyFile, point: Point, runs: Path, folder: Path, sources: str) -> Job:
+def _job(study: StudyFile, point: Point, runs: Path, folder: Path, sources: Sources) -> Job:
     recipe = point.recipe.model_dump(mode="json") | {"threads": study.threads}
-    decides = {k: v for k, v in recipe.items() if k not in _NOT_TRAINED}
-    versions = {package: _version(package) for package in PACKAGES}
-    key = _digest([decides, study.test, versions, sources, _factory_digest(recipe["model"])])[:24]
+    key = digest_of([decides(recipe), study.test, sources.of(recipe)])[:24]
     record = folder / "trials" / f"{key}.json"
     return Job(point.number, key, point.settings, recipe, str(runs), str(record), study.test)
 
@@ -256,25 +261,3 @@ def _finished(job: Job) -> Record | None:
 def _read(job: Job) -> Record:
     record = json.loads(Path(job.record).read_text())
     return {**record, "trial": job.number, "settings": job.settings}
-
-
-def _source_digest(data: Path | None) -> str:
-    """What the data's files look like from outside: names, sizes, times; cheap, and changes when they do."""
-    files = sorted(p for p in data.rglob("*") if p.is_file()) if data and data.is_dir() else []
-    return _digest([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files])
-
-
-def _factory_digest(model: str) -> str | None:
-    path = Path(model.rpartition(":")[0])
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
-
-
-def _digest(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

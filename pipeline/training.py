@@ -126,9 +126,9 @@ class _Run:
         torch.manual_seed(_mix(self.seed, self.epoch) + 1)  # dropout draws from the global generator
         self.module.train()
         order = torch.randperm(len(self.train), generator=generator).to(self.device)
-        total, right, began, cpu_began = 0.0, 0, time.monotonic(), time.process_time()
+        total, right, seen, began, cpu_began = 0.0, 0, 0, time.monotonic(), time.process_time()
         for step, chosen in enumerate(order.split(self.settings.batch_size)):
-            if len(chosen) == 1 and self.batches > 1:
+            if len(chosen) == 1 and seen:
                 continue  # BatchNorm has no variance over a single image
             self._set_rate(self.epoch * self.batches + step)
             self.sparse.before_step(self.epoch * self.batches + step, self.batches)
@@ -137,7 +137,7 @@ class _Run:
                 inputs = shrink(inputs, small.pixels)
             loss, hits = self._step(inputs, self.train.labels[chosen])
             self._check(loss, step)
-            total, right = total + loss * len(chosen), right + hits
+            total, right, seen = total + loss * len(chosen), right + hits, seen + len(chosen)
             done = (self.epoch + (step + 1) / self.batches) / self.settings.epochs
             progress(done, self._words())
         found = evaluate(self.module, self.validation, precision=self.settings.precision)
@@ -147,8 +147,8 @@ class _Run:
         self.history.append(
             {
                 "epoch": self.epoch,
-                "train_loss": total / len(self.train),
-                "train_accuracy_fraction": right / len(self.train),
+                "train_loss": total / seen,
+                "train_accuracy_fraction": right / seen,
                 "validation_loss": found.loss,
                 "validation_accuracy_fraction": found.accuracy_fraction,
                 "seconds": round(self.seconds, 3),
@@ -205,14 +205,22 @@ class _Run:
         return words
 
     def stopped(self) -> bool:
-        """Whether early stop has run out of patience, or the training accuracy asked for is reached."""
+        """Whether early stop has run out of patience, or the training accuracy asked for is reached.
+
+        Not before a ramp has ended: the network would be less sparse than was asked for.
+        """
+        if self.epoch < self.sparse.length:
+            return False
         enough, patience = self.settings.stop_at_train_accuracy, self.settings.early_stop_patience
         if enough is not None and self.history and self.history[-1]["train_accuracy_fraction"] >= enough:
             return True
-        return patience is not None and self.epoch - self.best_epoch >= patience
+        return patience is not None and self.epoch - max(self.best_epoch, self.sparse.length) >= patience
 
     def _remember_best(self, loss: float) -> None:
-        if self.settings.early_stop_patience is not None and loss < self.best_loss:
+        """Keep the best weights; those of a ramp that goes on are not yet what was asked for."""
+        if self.settings.early_stop_patience is None or self.epoch < self.sparse.length:
+            return
+        if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, self.epoch
             self.best = {k: v.clone() for k, v in self.module.state_dict().items()}
 
@@ -235,6 +243,7 @@ class _Run:
             "best": self.best,
             "numbers": [self.epoch, self.best_loss, self.best_epoch, self.seconds, self.cpu_seconds],
             "history": self.history,
+            "masks": self.sparse.masks,
         }
         buffer, temporary = io.BytesIO(), path.with_suffix(".tmp")
         torch.save(state, buffer)  # into memory first: on a full disk torch raises no OSError
@@ -249,7 +258,7 @@ class _Run:
         if len(state["numbers"]) != 5:
             return  # written before processor time was measured
         self.module.load_state_dict(state["module"])
-        self.sparse.resumed()
+        self.sparse.resumed(state.get("masks"))
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.best_loss, self.best_epoch, self.seconds, self.cpu_seconds = state["numbers"]
         self.history, self.best = state["history"], state["best"]

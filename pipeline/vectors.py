@@ -17,6 +17,9 @@ from tersor.pipeline.constraints import is_weight
 from tersor.pipeline.layers import matching
 from tersor.pipeline.recipe import Vectors
 
+DEAD = 1e-6
+"""Of BatchNorm's eps: a channel of less variance varies by less than a thousandth of its scale."""
+
 
 def round_vectors(network: Network, settings: Vectors) -> tuple[Network, dict[str, Any]]:
     """Fold and round; weights of Conv and Linear layers stay as they are.
@@ -67,8 +70,12 @@ def to_grid(values: Tensor, bits: int) -> tuple[Tensor, float]:
 
 
 def _folded(layer: Any) -> dict[str, Tensor]:
-    """BatchNorm's tensors with mean 0 and variance 1, computed in float64."""
+    """BatchNorm's tensors with mean 0 and variance 1, computed in float64; dead channels get scale 0."""
     scale = layer.weight.detach().double() / (layer.running_var.double() + layer.eps).sqrt()
+    # What a dead filter gives does not vary; divided by sqrt(eps) its scale would be hundreds of times the
+    # others', and the step that fits it would round all of them away. Its channel is the constant `bias`.
+    dead = layer.running_var.double() < DEAD * layer.eps
+    scale = scale.masked_fill(dead, 0.0)
     shift = layer.bias.detach().double() - layer.running_mean.double() * scale
     return {
         "weight": (scale * math.sqrt(1 + layer.eps)).float(),

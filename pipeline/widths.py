@@ -21,7 +21,7 @@ class Space:
 
     layers: names, in order.
     sets: the channel sets that may go, int64.
-    width: output channels of the narrowest layer.
+    width: output channels of the narrowest layer that has all free sets, or as many as can.
     per_set: channels of that layer in one set (more than one where groups go whole).
     """
 
@@ -131,9 +131,11 @@ def _candidate(layer: nn.Module, settings: Structure) -> bool:
 
 def _space(coupling: Coupling, names: list[str]) -> Space:
     free = np.unique(np.concatenate([coupling.free(name) for name in names]))
-    narrowest = min(names, key=lambda name: len(coupling.outputs[name]))
-    sets = coupling.outputs[narrowest]
-    return Space(tuple(names), free, len(sets), max(1, len(sets) // len(np.unique(sets))))
+    # Of the layers with the most free sets (a concatenation has those of all it joins) the narrowest.
+    own = min(names, key=lambda name: (-len(coupling.free(name)), len(coupling.outputs[name])))
+    sets = coupling.outputs[own]
+    per_set = max(1, len(sets) // len(np.unique(sets)))
+    return Space(tuple(names), free, max(len(sets), len(free) * per_set), per_set)
 
 
 def _per_layer_sparsities(spaces: list[Space], settings: Structure) -> list[float]:

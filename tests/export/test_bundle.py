@@ -58,7 +58,7 @@ def test_bundle_holds_files_manifest_licence_and_checksums(tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == names
     assert json.loads((folder / "manifest.json").read_text()) == manifest()
     assert list(json.loads((folder / "manifest.json").read_text()))[0] == "name"
-    assert "Apache" in (folder / "LICENSE").read_text()
+    assert "not stated" in (folder / "LICENSE").read_text()
     lines = (folder / "SHA256SUMS").read_text().splitlines()
     assert [line.split("  ")[1] for line in lines] == sorted(set(names) - {"SHA256SUMS"})
     assert f"{hashlib.sha256(b'model').hexdigest()}  model.onnx" in lines
@@ -179,7 +179,7 @@ def test_card_tells_the_measured_numbers_and_what_was_not_measured():
         "2.50x",
         "Measured on a CPU, VNNI. All files",
         "Data: digits (images: train 1,000, test 360; split seed 3).",
-        "1.00x (not distinguishable)",
+        "1.00x [0.99, 1.01] (not distinguishable)",
         "cuda: no GPU here",
         "train -> share",
         "test 360",
@@ -247,3 +247,16 @@ def test_a_target_without_measurements_gets_the_default_and_says_so():
     chosen = recommend([entry("model.onnx", "fp32", row(2.0))], ["cuda"])["cuda"]
     assert (chosen["file"], chosen["speedup"]) == ("model.onnx", None)
     assert "nothing was measured on cuda" in chosen["why"]
+
+
+def test_the_licence_is_that_of_the_weights(tmp_path):
+    write_bundle(tmp_path / "mit", {"a": b"1"}, manifest(licence="MIT"))
+    assert (tmp_path / "mit" / "LICENSE").read_text() == "Licence of the weights: MIT.\n"
+    write_bundle(tmp_path / "none", {"a": b"1"}, manifest(licence="not stated"))
+    assert "not stated" in (tmp_path / "none" / "LICENSE").read_text()
+    assert "Licence of the weights: MIT." in model_card(manifest(licence="MIT"))
+
+
+def test_a_speedup_in_the_card_has_its_interval():
+    timed = entry("model.onnx", "fp32", row(2.5, spread=0.1))
+    assert "2.50x [2.40, 2.60]" in model_card(manifest(artifacts=[timed]))

@@ -219,3 +219,60 @@ def test_nothing_but_unknown_operations_says_which() -> None:
     settings = Structure(stage="structure")
     with pytest.raises(BadInput, match=r"no layer whose channels.*operation 'view'"):
         spaces_to_prune(module, couple(module, EXAMPLE), settings)
+
+
+class Normalised(Base):
+    """An affine InstanceNorm between two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.norm, self.out = nn.InstanceNorm2d(8, affine=True), nn.Conv2d(8, 4, 1)
+
+    def middle(self, x: Tensor) -> Tensor:
+        """Normalise, then convolve."""
+        return self.out(functional.relu(self.norm(x)))
+
+
+class JoinedDeep(Base):
+    """A depthwise convolution over two convolutions side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.deep, self.out = nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 8, 1)
+
+    def middle(self, x: Tensor) -> Tensor:
+        """Both, then each channel by itself."""
+        return self.out(functional.relu(self.deep(torch.cat([self.a(x), self.b(x)], 1))))
+
+
+def test_an_affine_instance_norm_is_narrowed() -> None:
+    widths, difference = halved(Normalised)
+    assert widths["stem.0"] == [8, 4]
+    assert difference <= 1e-12
+
+
+def test_half_of_a_concatenation_is_half_of_all_it_joins() -> None:
+    widths, difference = halved(JoinedDeep)
+    assert widths["deep"] == [16, 8]
+    assert widths["a"][1] + widths["b"][1] == 8
+    assert difference <= 1e-12
+
+
+@pytest.mark.parametrize("function", [torch.sigmoid, nn.Sigmoid(), nn.Softplus(), nn.Hardsigmoid()])
+def test_what_gives_more_than_zero_for_zero_keeps_its_channels(function) -> None:  # type: ignore[no-untyped-def]
+    """A channel left out would be missed: the masked network passes 0.5 on."""
+
+    class Squashed(Base):
+        """The function between two convolutions."""
+
+        def __init__(self) -> None:
+            super().__init__(4)
+            self.function, self.out = function, nn.Conv2d(8, 4, 1)
+
+        def middle(self, x: Tensor) -> Tensor:
+            """Squash, then convolve."""
+            return self.out(self.function(x))
+
+    coupling = couple(shaken(Squashed()), EXAMPLE)
+    assert len(coupling.free("stem.0")) == 0

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tersor.models.errors import BadInput
-from tersor.pipeline.data import Data, Split, checked_split, load_data, statistics, stratified_order
+from tersor.pipeline.data import Data, Split, checked_split, load_data, stratified_order
+from tersor.pipeline.pixel_statistics import statistics
 
 
 def write_idx(file: Path, array: np.ndarray) -> None:
@@ -70,8 +71,8 @@ def test_preprocessing_makes_the_training_pixels_standard_normal(digits: Data) -
 def test_statistics_of_a_constant_channel_divide_by_one() -> None:
     images = np.zeros((4, 2, 3, 3), np.uint8)
     images[:, 1] = 51
-    assert statistics(Split(images, np.zeros(4, np.int64)), 255).mean == (0.0, 0.2)
-    assert statistics(Split(images, np.zeros(4, np.int64)), 255).std == (1.0, 1.0)
+    assert statistics(images, 255).mean == (0.0, 0.2)
+    assert statistics(images, 255).std == (1.0, 1.0)
 
 
 def test_same_seed_same_digest_and_another_seed_another(digits: Data) -> None:
@@ -270,3 +271,35 @@ def test_another_size_or_channel_count_than_asked_is_refused() -> None:
         load_data("digits", channels=3)
     with pytest.raises(BadInput, match=r"channels is out of range. Got 2. Wanted 1 \(grey\) or 3 \(RGB\)"):
         load_data("digits", channels=2)
+
+
+def image_folder(folder: Path, count: int = 40) -> Path:
+    """Two classes: black and white images."""
+    from PIL import Image
+
+    for shade, name in ((0, "black"), (255, "white")):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("L", (4, 4), shade).save(folder / name / f"{index}.png")
+    return folder
+
+
+def test_the_first_images_of_a_folder_are_of_all_classes(tmp_path: Path) -> None:
+    """They calibrate ranges and give gradients; files come class by class."""
+    data = load_data("folder", image_folder(tmp_path))
+    for split in (data.train, data.validation, data.test):
+        assert 0 < split.labels[: len(split) // 2].mean() < 1
+        assert [int(image.max()) for image in split.images] == (255 * split.labels).tolist()
+    assert data.digest() == load_data("folder", tmp_path).digest()
+
+
+def test_mean_and_std_that_weights_were_trained_with_are_taken(tmp_path: Path) -> None:
+    own = load_data("digits", mean=[0.25], std=[0.5])
+    assert (own.preprocessing.mean, own.preprocessing.std) == ((0.25,), (0.5,))
+    assert own.digest() != load_data("digits").digest()
+
+
+@pytest.mark.parametrize(("mean", "std"), [([0.5], None), (None, [0.5]), ([0.5] * 3, [0.5] * 3)])
+def test_half_or_too_many_statistics_are_refused(mean: list[float] | None, std: list[float] | None) -> None:
+    with pytest.raises(BadInput, match=r"do not fit the images.*both, with 1 number"):
+        load_data("digits", mean=mean, std=std)

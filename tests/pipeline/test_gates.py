@@ -2,7 +2,7 @@
 
 import pytest
 
-from tersor.pipeline.gates import broken, check_gates
+from tersor.pipeline.gates import broken, check_gates, parity_gate
 from tersor.pipeline.recipe import Gates
 
 
@@ -47,3 +47,11 @@ def test_no_limits_no_gates() -> None:
 def test_latency_that_was_not_measured_breaks_its_gate() -> None:
     rows = check_gates(Gates(max_latency_ms=1.0), BASELINE, [PACKED])
     assert "not measured" in broken(rows)[0]
+
+
+def test_the_parity_gate_names_the_file_nearest_to_its_bound() -> None:
+    row = parity_gate([("model.onnx", 5e-5, 1e-4), ("model.int8.onnx", 2.0, 9.0)])
+    assert (row["gate"], row["file"], row["ok"]) == ("parity", "model.onnx", True)
+    row = parity_gate([("model.onnx", 5e-5, 1e-4), ("model.int8.onnx", 9.5, 9.0)])
+    assert (row["file"], row["ok"]) == ("model.int8.onnx", False)
+    assert broken([row]) == ["parity: model.int8.onnx has 9.5, the limit is 9.0 (0.5 too much)"]

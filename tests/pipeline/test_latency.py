@@ -137,3 +137,10 @@ def test_a_network_that_cannot_be_timed_does_not_spoil_the_others(
     assert read(paths[1])["metrics"] == {"x": 1.0}
     assert "broken.onnx" in read(paths[1])["not_measured"]
     assert "not on this machine" in read(paths[2])["not_measured"]
+
+
+def test_a_reference_of_the_whole_study_may_be_given(tmp_path: Path, nets: dict[str, Path]) -> None:
+    """Rounds of a search must not each have their own."""
+    path = write(tmp_path, 0, nets["small"], nets["small"])
+    time_trials(FAST, [path], lambda *_: None, reference=nets["large"])
+    assert read(path)["metrics"]["latency_speedup"] > 1.5

@@ -56,6 +56,10 @@ def with_stage(**stage: object) -> dict:
     return {**MINIMAL, "stages": [{"stage": "train"}, stage]}
 
 
+def before_structure(**stage: object) -> dict:
+    return {**MINIMAL, "stages": [{"stage": "train"}, stage, {"stage": "structure"}]}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -67,6 +71,16 @@ def with_stage(**stage: object) -> dict:
         (with_stage(stage="structure", sparsity=1.5), r"Got 1\.5.*less than 1.*stages\.1\.sparsity"),
         (with_stage(stage="sharing", bits=2, values=9), r"values \(9\) do not fit 2 bits"),
         (with_stage(stage="sparsity", method="level", amount=2), r"fraction of the weights for method level"),
+        (with_stage(stage="sparsity", method="global", per_layer={"fc": 0.5}), r"per_layer needs method std"),
+        (with_stage(stage="sparsity", method="level", per_layer={"fc": 90}), r"per_layer holds fractions"),
+        (with_stage(stage="sparsity", sensitivity="auto", per_layer={"fc": 2}), r"per_layer holds fractions"),
+        (with_stage(stage="sharing", per_layer={"fc": 9}), r"Got 9.*less than or equal to 8"),
+        (with_stage(stage="tune", batch_size=1), r"Got 1\..*greater than or equal to 2.*batch_size"),
+        (before_structure(stage="sparsity"), r"`structure` comes before .* what `sparsity` has made"),
+        (before_structure(stage="sharing"), r"`structure` comes before .* what `sharing` has made"),
+        (before_structure(stage="linear"), r"`structure` comes before .* what `linear` has made"),
+        (before_structure(stage="tune", ramp={}), r"`structure` comes before .* what `tune` has made"),
+        (before_structure(stage="tune", penalty={"kind": "proximal"}), r"`structure` comes before"),
         (with_stage(stage="train", name="again"), r"`train` and `load` can only come first; found again"),
         (with_stage(stage="tune", name="train"), r"two stages are called train"),
         ({**MINIMAL, "stages": [{"stage": "tune"}]}, r"first stage must be `train` or `load`, not `tune`"),
@@ -113,3 +127,24 @@ def test_settings_of_deploy_do_not_decide_the_network() -> None:
     other = parse_recipe({**MINIMAL, "name": "y", "gates": {"max_bytes": 5}}, "here")
     seeded = parse_recipe({**MINIMAL, "seed": 5}, "here")
     assert base.decides_network() == other.decides_network() != seeded.decides_network()
+
+
+def test_where_the_data_lie_does_not_decide_the_network() -> None:
+    here, there = (
+        parse_recipe({**MINIMAL, "data": {"kind": "mnist", "path": path}}, "here") for path in ("a", "b")
+    )
+    assert here.decides_network() == there.decides_network()
+
+
+def test_a_penalty_that_only_pulls_may_come_before_structure() -> None:
+    parse_recipe(before_structure(stage="tune", penalty={"kind": "l1"}), "here")
+
+
+def test_a_search_between_layers_takes_taylor_unless_told_otherwise() -> None:
+    def pruner(**settings: object) -> str:
+        """The pruner of a recipe's stage `structure`."""
+        return parse_recipe(with_stage(stage="structure", **settings), "here").stages[1].pruner  # type: ignore[union-attr]
+
+    assert pruner(search={"macs": 0.5}) == "taylor"
+    assert pruner(search={"macs": 0.5}, pruner="l2norm") == "l2norm"
+    assert pruner(sparsity=0.5) == "fpgm"

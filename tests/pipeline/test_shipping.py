@@ -9,9 +9,10 @@ from nets import blobs, make
 
 from tersor.export.pack import pack
 from tersor.export.to_onnx import export_onnx
-from tersor.models.errors import BadInput
+from tersor.models.errors import BadInput, ClaimBroken
 from tersor.models.network import Network
 from tersor.pipeline import shipping
+from tersor.pipeline.gates import parity_gate
 from tersor.pipeline.linear import quantize_weights
 from tersor.pipeline.recipe import Linear, Recipe, Train
 from tersor.pipeline.training import fit
@@ -87,3 +88,30 @@ def test_int8_that_does_not_hold_is_not_shipped_and_the_reason_is_told(
         )
     ]
     assert np.isfinite(lost)
+
+
+def measured(run: Path, tmp_path: Path, name: str) -> list[shipping.Shipped]:
+    work = tmp_path / "work"
+    work.mkdir(exist_ok=True)
+    files = {"model.onnx": "fp32"}
+    (work / "model.onnx").write_bytes((run / name).read_bytes())
+    return shipping.measure_files(files, run, work, DATA, lambda *_: None)
+
+
+def test_a_file_of_another_network_breaks_the_parity_gate(
+    run: Path, trained: Network, tmp_path: Path
+) -> None:
+    trained.save(run / "01-train" / "network.safetensors")
+    (good,) = measured(run, tmp_path, "model.onnx")
+    assert good.max_abs_diff <= good.most_diff
+    (bad,) = measured(run, tmp_path, "01-train/model.onnx")  # not rounded to four bits
+    row = parity_gate([(s.path.name, s.max_abs_diff, s.most_diff) for s in (good, bad)])
+    assert not row["ok"]
+
+
+def test_logits_that_are_no_numbers_are_not_shipped(run: Path, trained: Network, tmp_path: Path) -> None:
+    trained.save(run / "01-train" / "network.safetensors")
+    broken = trained.with_tensors({**trained.tensors, "fc2.bias": trained.tensors["fc2.bias"] * np.nan})
+    export_onnx(broken, run / "broken.onnx")
+    with pytest.raises(ClaimBroken, match=r"values that are no numbers.*model\.onnx"):
+        measured(run, tmp_path, "broken.onnx")

@@ -226,3 +226,34 @@ def test_there_is_one_kind_of_zero(changes: dict[str, object]) -> None:
         for name in net.forms:
             weight = net.tensors[name]
             assert not bool((weight.eq(0) & weight.signbit()).any()), name
+
+
+def test_early_stop_waits_for_the_end_of_the_ramp() -> None:
+    """The loss is least before much is pruned; that network is not what was asked for."""
+    chosen = settings_of(
+        epochs=12, ramp={"amount": 0.95, "epochs": 8}, early_stop_patience=1, stop_at_train_accuracy=0.3
+    )
+    after, details = fit(make(classes=3), chosen, blobs(), seed=0)
+    assert zeros(after) == pytest.approx(0.95, abs=2e-3)
+    assert 8 <= details["epochs"] < 12
+
+
+def test_a_resumed_ramp_with_a_penalty_lets_the_same_weights_come_back(tmp_path: Path) -> None:
+    """Zeros of the penalty may grow again, those of the ramp may not."""
+    data, start = blobs(), make(classes=3, batch_norm=True)
+    chosen = settings_of(
+        ramp={"amount": 0.5, "epochs": 5}, penalty={"kind": "proximal", "weight": 0.05}, epochs=6
+    )
+    whole, _ = fit(start, chosen, data, seed=3)
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(fraction: float, _: str) -> None:
+        if fraction > 0.4:
+            raise Stop
+
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stop):
+        fit(start, chosen, data, seed=3, checkpoint=path, progress=interrupt)
+    assert fit(start, chosen, data, seed=3, checkpoint=path)[0].digest() == whole.digest()

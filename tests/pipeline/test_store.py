@@ -60,6 +60,32 @@ def test_damaged_stage_is_not_reused(tmp_path: Path, name: str) -> None:
     assert store.find(DIGEST) is None
 
 
+def test_a_stage_that_cannot_be_read_is_not_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    folder = finished(store).folder
+
+    def refuse(*_: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tersor.pipeline.store._sha256", refuse)
+        with pytest.raises(PermissionError):
+            store.find(DIGEST)
+    assert store.find(DIGEST) is not None
+    assert folder.is_dir()
+
+
+def test_a_damaged_stage_is_put_aside_and_the_last_one_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for content in (b"first", b"second"):
+        finished(store).folder.joinpath("model.onnx").write_bytes(content)
+        assert store.find(DIGEST) is None
+    (aside,) = store.cache.glob("*.damaged")
+    assert (aside / "model.onnx").read_bytes() == b"second"
+
+
 def test_interrupted_work_is_kept_for_the_next_try(tmp_path: Path) -> None:
     store = Store(tmp_path)
 

@@ -252,3 +252,9 @@ def test_torchvision_networks_are_narrowed_and_proven(name: str, scope: str) -> 
     assert details["masked_max_abs_diff"] <= 1e-5
     assert details["achieved_sparsity_fraction"] == pytest.approx(0.3, abs=0.1)
     assert net.module()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_schedule_refuses_groups_that_go_whole() -> None:
+    net = make("resnext50_32x4d", (3, 32, 32))
+    with pytest.raises(BadInput, match=r"where a convolution's groups go whole. Got 4 channels a group"):
+        pruned(net, pruner="l1norm", schedule={"epochs": 0.1}, rebuild="own")

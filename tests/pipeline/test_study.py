@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from tersor.models.errors import BadInput, Busy, Unavailable
+from tersor.pipeline.recipe_file import parse_recipe
 from tersor.pipeline.store import lock
-from tersor.pipeline.study import run_study, shared_prefixes
-from tersor.pipeline.study_file import Limit, StudyFile, Top, read_study
+from tersor.pipeline.study import _by_the_clock, run_study, shared_prefixes
+from tersor.pipeline.study_file import Latency, Limit, Point, StudyFile, Top, read_study
 from tersor.pipeline.study_results import summarize, top, within
 from tersor.pipeline.trial import Job
 
@@ -139,6 +140,31 @@ def test_a_tracking_server_that_goes_away_stops_no_trial_and_gets_the_rest_later
         assert logged == seen
     assert run_study(tracked, folder / "runs", None, quiet=True)[1] == records
     assert logged == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_finished_study_is_timed_when_that_is_asked_for_or_was_interrupted(
+    folder: Path, study: StudyFile, records: list[dict]
+) -> None:
+    timed = study.model_copy(update={"latency": Latency(seconds_per_model=0.01)})
+    found = run_study(timed, folder / "runs", None, quiet=True)[1]
+    assert all(record["metrics"]["latency_p50_ms"] > 0 for record in found)
+    assert [r["metrics"]["packed_bytes"] for r in found] == [r["metrics"]["packed_bytes"] for r in records]
+
+
+@pytest.mark.parametrize(
+    ("stage", "alone"),
+    [
+        ({"search": {"speedup": 2.0}}, True),
+        ({"search": {"latency_ms": 2.0}}, True),
+        ({"search": {"macs": 0.5}}, False),
+        ({"align": "auto"}, True),
+        ({"align": 16}, False),
+    ],
+)
+def test_trials_that_choose_widths_by_the_clock_run_alone(stage: dict, alone: bool) -> None:
+    stages = [{"stage": "train"}, {"stage": "structure", **stage}]
+    recipe = parse_recipe({**RECIPE, "stages": stages}, "here")
+    assert _by_the_clock(Point(0, {}, 0, recipe)) is alone
 
 
 def test_seeds_give_mean_and_spread() -> None:

@@ -251,3 +251,10 @@ def test_training_stops_at_the_training_accuracy_asked_for() -> None:
     assert reached[-1] >= 0.9
     assert all(accuracy < 0.9 for accuracy in reached[:-1])
     assert len(reached) < 30
+
+
+def test_a_last_batch_of_one_image_is_left_out_of_the_mean() -> None:
+    data = blobs(41)
+    chosen = settings_of(epochs=20, batch_size=20, learning_rate=0.05)
+    _, details = fit(make(classes=3, batch_norm=True), chosen, data, seed=0)
+    assert details["history"][-1]["train_accuracy_fraction"] == 1.0

@@ -89,3 +89,18 @@ def test_nothing_may_undo_the_rounding(late: dict[str, str]) -> None:
     stages = [{"stage": "train"}, {"stage": "vectors"}, late]
     with pytest.raises(ValueError, match="`vectors` comes after the last `tune` and `structure`"):
         Recipe(name="r", model="mnist", stages=stages)
+
+
+def test_a_dead_channel_does_not_round_the_others_away() -> None:
+    """Its variance goes to zero, so its scale over sqrt(eps) is hundreds of times the others'."""
+    net = make(batch_norm=True)
+    tensors = {name: tensor.clone() for name, tensor in net.tensors.items()}
+    tensors["conv1.0.weight"][3] = 0.0
+    norm = next(name.removesuffix(".running_var") for name in tensors if name.endswith("running_var"))
+    tensors[f"{norm}.running_mean"][3] = tensors.get("conv1.0.bias", torch.zeros(32))[3]
+    tensors[f"{norm}.running_var"][3] = 1e-14
+    dead = net.with_tensors(tensors)
+    after, _ = round_vectors(dead, chosen(bits=8))
+    assert difference(dead, after) < 0.1
+    assert after.tensors[f"{norm}.weight"][3] == 0
+    assert int((after.tensors[f"{norm}.weight"] != 0).sum()) == 31

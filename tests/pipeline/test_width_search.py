@@ -185,3 +185,15 @@ def test_a_sweep_covers_every_distinct_layer_up_to_twice_its_width(
     assert first["layers"] == ["conv1"]
     assert first["widths"] == widths_of(16, 8) == [8, 16, 24, 32]
     assert first["steps"] == [16, 32]
+
+
+def test_what_another_process_has_kept_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staircase, "time_layers", lambda shapes, **_: dict.fromkeys(shapes, 2.0))
+    one, two, three = LayerShape(4, 8), LayerShape(4, 9), LayerShape(4, 10)
+    mine, other = Staircase(tmp_path, Setting()), Staircase(tmp_path, Setting())
+    other.measure([one, two])
+    monkeypatch.setattr(staircase, "time_layers", lambda shapes, **_: dict.fromkeys(shapes, 1.0))
+    mine.measure([two, three])
+    assert Staircase(tmp_path, Setting()).known == {one.key(): 2.0, two.key(): 2.0, three.key(): 1.0}

@@ -161,7 +161,7 @@ CASES = [
     Case(
         "deploy with other settings than the run's",
         2,
-        ("other settings than this recipe's", "runs/tiny", "Run `tersor compress`"),
+        ("other settings than this recipe's", "Got seed was 0, is 1", "runs/tiny", "Run `tersor compress`"),
         deploy(seed=1),
     ),
     Case(

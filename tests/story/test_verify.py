@@ -123,3 +123,12 @@ def test_json_of_verify_is_valid(server: Server, story) -> None:
     checks = json.loads(server.run("verify", BUNDLE, "--json", cwd=story.folder).stdout)
     assert all(check["ok"] for check in checks)
     assert len(checks) > 30
+
+
+def test_what_was_not_checked_is_said(server: Server, copy: Path) -> None:
+    """The manifest says MNIST, which is read from a folder that is not given."""
+    claimed(lambda m: m["data"]["settings"].update(kind="mnist"))(copy / BUNDLE)
+    checked = server.run("verify", BUNDLE, cwd=copy)
+    assert checked.code == 0, checked.stderr
+    assert "accuracy not checked: give the folder of the data with --data" in checked.stderr
+    assert "accuracy_fraction" not in checked.stdout
