@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -196,6 +197,8 @@ class _Local:
     def __init__(self, workers: int, threads: int) -> None:
         from joblib.externals.loky.process_executor import BrokenProcessPool
 
+        # loky replaces a worker whose memory has grown, between two trials: nothing a reader could act on
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
         self.workers, self.env = workers, dict.fromkeys(THREAD_VARIABLES, str(threads))
         self.lost: tuple[type[BaseException], ...] = (BrokenProcessPool,)
 
