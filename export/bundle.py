@@ -147,12 +147,8 @@ def licence_of(manifest: Mapping[str, Any]) -> str:
     licence = str(manifest.get("licence", NOT_STATED))
     if licence == "Apache-2.0":
         return licence_text()
-    todo = (
-        ""
-        if licence != NOT_STATED
-        else "Ask whoever gave you these files, or set `licence:` in the recipe.\n"
-    )
-    return f"Licence of the weights: {licence}.\n{todo}"
+    todo = "Ask whoever gave you these files, or set `licence:` in the recipe.\n"
+    return f"Licence of the weights: {licence}.\n" + (todo if licence == NOT_STATED else "")
 
 
 def licence_text() -> str:

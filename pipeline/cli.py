@@ -67,9 +67,12 @@ def compress(
         typer.echo(f"run: {folder}   next: {_next('deploy', recipe, overrides, data, runs)}")
 
 
-def _next(command: str, recipe: Path, overrides: list[str] | None, data: Path | None, runs: Path) -> str:
-    """The command line that goes on with the same settings."""
-    words = ["tersor", command, str(recipe), *(["--data", str(data)] if data else [])]
+def _next(
+    command: str, what: Path, overrides: list[str] | None = None, data: Path | None = None,
+    runs: Path = Path("runs"),
+) -> str:  # fmt: skip
+    """The command line that goes on with the same settings, from a recipe or with a bundle."""
+    words = ["tersor", command, str(what), *(["--data", str(data)] if data else [])]
     words += [word for override in overrides or [] for word in ("--set", override)]
     return shlex.join(words + (["--runs", str(runs)] if runs != Path("runs") else []))
 
@@ -98,7 +101,7 @@ def deploy(
         print_json(manifest)
     else:
         print_table(report.before_after_table(manifest))
-        check = shlex.join(["tersor", "verify", str(folder), *(["--data", str(data)] if data else [])])
+        check = _next("verify", folder, data=data)
         typer.echo(f"bundle: {folder}   picture: {folder / 'report.html'}   re-check: {check}")
 
 

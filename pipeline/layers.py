@@ -76,4 +76,4 @@ def check_patterns(network: Network, settings: Any, where: str | None = None) ->
     """
     where = where or f"stage `{settings.name}`"
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
-    by_layer(layers, getattr(settings, "per_layer", {}), where)
+    matching(layers, getattr(settings, "per_layer", {}), where)

@@ -73,6 +73,11 @@ class Penalty(Settings):
         0.1, ge=0, le=1, description="fraction that is free (trimmed_l1) or kept (hard_threshold), per layer"
     )
 
+    @property
+    def makes_zeros(self) -> bool:
+        """Whether weights become exactly zero, not only small."""
+        return self.kind in ("proximal", "hard_threshold")
+
 
 def _is_default(value: object) -> bool:
     """Left out of what is hashed and saved: results from before the setting keep their names."""
@@ -112,8 +117,7 @@ class Training(Settings):
     @property
     def makes_zeros(self) -> bool:
         """Whether the training ends with weights that are zero and are to stay so."""
-        hard = self.penalty is not None and self.penalty.kind in ("proximal", "hard_threshold")
-        return self.ramp is not None or hard
+        return self.ramp is not None or (self.penalty is not None and self.penalty.makes_zeros)
 
     @model_validator(mode="after")
     def _ramp_fits(self) -> "Training":

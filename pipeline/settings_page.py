@@ -44,7 +44,7 @@ def _section(title: str, model: type[BaseModel]) -> str:
     said = (model.__doc__ or "").split("\n\n")
     told = "\n\n".join(" ".join(part.split()) for part in said)
     rows = [_row(name, field) for name, field in model.model_fields.items() if name != "stage"]
-    if "stage" in model.model_fields and title == "Stage `tune`":
+    if model is recipes.Tune:
         rows, told = _beyond(model), told + " All settings of `train`, and with other defaults or besides:"
     table = "\n".join(["| setting | values | default | |", "|---|---|---|---|", *rows])
     return f"\n## {title}\n{told}\n\n{table}\n"

@@ -147,8 +147,8 @@ def measure_files(files: dict[str, str], run: Path, work: Path, data: Data, tell
                 where=name,
                 todo="Look at the training's losses; an fp16 file overflows where activations exceed 65,504",
             )
-        right = confusion_matrix(predictions(session, test), data)
-        shipped.append(Shipped(path, kind, difference, bound(kind, expected), right))
+        confusion = confusion_matrix(predictions(session, test), data)
+        shipped.append(Shipped(path, kind, difference, bound(kind, expected), confusion))
     tell(1.0, ", ".join(f"{s.path.name} {100 * s.accuracy_fraction:.2f} %" for s in shipped))
     return shipped
 

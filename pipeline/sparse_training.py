@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tersor.models.errors import BadInput
 from tersor.models.network import Form, Network
-from tersor.pipeline.layers import by_layer, by_weight, chosen_layers, weight_layers
+from tersor.pipeline.layers import by_layer, by_weight, chosen_layers
 from tersor.pipeline.recipe import Ramp, Training
 from tersor.pipeline.sparsity import small_to_zero
 
@@ -27,16 +27,18 @@ class SparseTraining:
         where = f"stage `{getattr(settings, 'name', 'train')}`"
         self.free = _free_weights(module, network) if self.ramp or self.penalty else {}
         self.ramped = _ramped(network, self.ramp, self.free, where) if self.ramp else {}
-        self.own = (
-            by_weight(by_layer(weight_layers(network), self.ramp.per_layer, where)) if self.ramp else {}
-        )
+        layers = [name.removesuffix(".weight") for name in self.ramped]
+        self.own = by_weight(by_layer(layers, self.ramp.per_layer, f"{where}, ramp")) if self.ramp else {}
         self.masks = {
             name: weight.detach().ne(0)
             if network.form(name).pruned
             else torch.ones_like(weight, dtype=torch.bool)
             for name, weight in self.ramped.items()
         }
-        self.length = self.ramp.epochs or max(1, round(settings.epochs * 2 / 3)) if self.ramp else 0
+        self.length = 0
+        if self.ramp:
+            given = len(self.ramp.amounts) or self.ramp.epochs
+            self.length = given or max(1, round(settings.epochs * 2 / 3))
 
     @property
     def names(self) -> Collection[str]:
@@ -111,7 +113,7 @@ class SparseTraining:
 
     def forms(self, network: Network) -> dict[str, Form]:
         """The network's forms; where training has made zeros they are pruned weights from now on."""
-        zeroing = self.penalty is not None and self.penalty.kind in ("proximal", "hard_threshold")
+        zeroing = self.penalty is not None and self.penalty.makes_zeros
         names = set(self.ramped) | (set(self.free) if zeroing else set())
         return {**network.forms, **{name: replace(network.form(name), pruned=True) for name in names}}
 
@@ -148,7 +150,6 @@ def _free_weights(module: nn.Module, network: Network) -> dict[str, Tensor]:
 
 def _ramped(network: Network, ramp: Ramp, free: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     layers = chosen_layers(network, ramp.layers, ramp.exclude, f"{where}, ramp")
-    by_layer(layers, ramp.per_layer, f"{where}, ramp")
     for layer in layers:
         if f"{layer}.weight" not in free:
             raise BadInput(

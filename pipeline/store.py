@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ CHECKPOINT = "checkpoint.pt"
 """In a working folder: what an interrupted training goes on from."""
 
 
-def digest_of(parts: Mapping[str, Any]) -> str:
+def digest_of(parts: Any) -> str:
     """SHA-256 in hex over plain data."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -19,9 +19,9 @@ from tersor.models.errors import Unavailable
 from tersor.pipeline import engine
 from tersor.pipeline.heartbeat import listen
 from tersor.pipeline.progress import Reporter, Tell
-from tersor.pipeline.store import lock, writing
+from tersor.pipeline.store import digest_of, lock, writing
 from tersor.pipeline.study_file import Latency, Point, StudyFile, grid
-from tersor.pipeline.study_keys import Sources, decides, digest_of
+from tersor.pipeline.study_keys import Sources, decides
 from tersor.pipeline.study_results import write_results
 from tersor.pipeline.trial import Job
 
@@ -48,7 +48,7 @@ def run_study(
         records: list[Record] = []
         rounds = _rounds(study, data, yes, records)
         first = next(rounds)  # mistakes in the study are told before any server is asked
-        run = _Run(study, runs, data, quiet, records)
+        run = _Run(study, runs, quiet, records)
         (folder / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
         try:
             for points in itertools.chain([first], rounds):
@@ -82,9 +82,7 @@ def workers_of(study: StudyFile) -> int:
 class _Run:
     """A study under way. untracked: why the tracking server no longer takes records."""
 
-    def __init__(
-        self, study: StudyFile, runs: Path, data: Path | None, quiet: bool, records: list[Record]
-    ) -> None:
+    def __init__(self, study: StudyFile, runs: Path, quiet: bool, records: list[Record]) -> None:
         self.study, self.runs, self.quiet = study, runs, quiet
         self.folder, self.sources = runs / "studies" / study.name, Sources()
         self.workers = workers_of(study)

@@ -1,10 +1,11 @@
 """What identifies a trial of a study: its settings, and all that it reads. The same key, the same result."""
 
-import hashlib
-import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from tersor.export.bundle import sha256_of
+from tersor.pipeline.store import digest_of
 
 PACKAGES = ("tersor", "torch", "nni", "numpy", "onnx", "onnxscript")
 
@@ -14,11 +15,6 @@ _NOT_TRAINED = ("name", "deploy", "gates")
 def decides(recipe: dict[str, Any]) -> dict[str, Any]:
     """The settings of a recipe, as plain data, that a trial's result depends on."""
     return {k: v for k, v in recipe.items() if k not in _NOT_TRAINED}
-
-
-def digest_of(parts: Any) -> str:
-    """SHA-256 in hex over plain data."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class Sources:
@@ -49,7 +45,7 @@ def _folder(data: Path) -> list[Any]:
 
 
 def _file(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return sha256_of(path) if path.is_file() else None
 
 
 def _version(package: str) -> str:

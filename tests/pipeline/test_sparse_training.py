@@ -81,16 +81,27 @@ def test_zeros_that_were_there_stay_and_pruned_weights_do_not_come_back() -> Non
     assert zeros(after) == pytest.approx(0.6, abs=1e-3)
 
 
-def test_a_resumed_ramp_ends_with_the_same_bits(tmp_path: Path) -> None:
-    data, start = blobs(), make(classes=3, batch_norm=True)
-    chosen = settings_of(ramp={"amount": 0.9, "epochs": 5})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ramp": {"amount": 0.9, "epochs": 5}},
+        # zeros of the penalty may grow again, those of the ramp may not
+        {"ramp": {"amount": 0.5, "epochs": 5}, "penalty": {"kind": "proximal", "weight": 0.05}},
+    ],
+    ids=["ramp", "ramp-and-penalty"],
+)
+@pytest.mark.parametrize("interrupted_at", [0.4, 0.6])
+def test_a_resumed_ramp_ends_with_the_same_bits(
+    tmp_path: Path, changes: dict[str, object], interrupted_at: float
+) -> None:
+    data, start, chosen = blobs(), make(classes=3, batch_norm=True), settings_of(**changes)
     whole, _ = fit(start, chosen, data, seed=3)
 
     class Stop(Exception):
         pass
 
     def interrupt(fraction: float, _: str) -> None:
-        if fraction > 0.6:
+        if fraction > interrupted_at:
             raise Stop
 
     path = tmp_path / "checkpoint.pt"
@@ -228,32 +239,13 @@ def test_there_is_one_kind_of_zero(changes: dict[str, object]) -> None:
             assert not bool((weight.eq(0) & weight.signbit()).any()), name
 
 
-def test_early_stop_waits_for_the_end_of_the_ramp() -> None:
+@pytest.mark.parametrize(
+    ("ramp", "length"),
+    [({"amount": 0.95, "epochs": 8}, 8), ({"amounts": [0.1 * i for i in range(9)] + [0.95]}, 10)],
+)
+def test_early_stop_waits_for_the_end_of_the_ramp(ramp: dict[str, object], length: int) -> None:
     """The loss is least before much is pruned; that network is not what was asked for."""
-    chosen = settings_of(
-        epochs=12, ramp={"amount": 0.95, "epochs": 8}, early_stop_patience=1, stop_at_train_accuracy=0.3
-    )
+    chosen = settings_of(epochs=12, ramp=ramp, early_stop_patience=1, stop_at_train_accuracy=0.3)
     after, details = fit(make(classes=3), chosen, blobs(), seed=0)
     assert zeros(after) == pytest.approx(0.95, abs=2e-3)
-    assert 8 <= details["epochs"] < 12
-
-
-def test_a_resumed_ramp_with_a_penalty_lets_the_same_weights_come_back(tmp_path: Path) -> None:
-    """Zeros of the penalty may grow again, those of the ramp may not."""
-    data, start = blobs(), make(classes=3, batch_norm=True)
-    chosen = settings_of(
-        ramp={"amount": 0.5, "epochs": 5}, penalty={"kind": "proximal", "weight": 0.05}, epochs=6
-    )
-    whole, _ = fit(start, chosen, data, seed=3)
-
-    class Stop(Exception):
-        pass
-
-    def interrupt(fraction: float, _: str) -> None:
-        if fraction > 0.4:
-            raise Stop
-
-    path = tmp_path / "checkpoint.pt"
-    with pytest.raises(Stop):
-        fit(start, chosen, data, seed=3, checkpoint=path, progress=interrupt)
-    assert fit(start, chosen, data, seed=3, checkpoint=path)[0].digest() == whole.digest()
+    assert length <= details["epochs"] < 12
