@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from tersor.models.errors import BadInput, TersorError
+from tersor.errors import BadInput, TersorError
 from tersor.models.zoo import NETWORKS
 
 Factory = Callable[..., nn.Module]

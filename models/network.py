@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from tersor.errors import BadInput
 from tersor.models import definition as definitions
-from tersor.models.errors import BadInput
 from tersor.models.preprocessing import Preprocessing
 from tersor.models.rebuild import rebuild
 
@@ -72,7 +72,7 @@ class Network:
     forms: tensor name -> Form; absent means dense.
     source_sha256: digest of the factory's file, for definitions outside the zoo.
     activations: layer name -> the grid of its input, where one is simulated. `module()` computes in float;
-        see pipeline/activations.py.
+        see pipeline/weights/activations.py.
     """
 
     definition: str

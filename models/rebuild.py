@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from tersor.models.errors import BadInput
+from tersor.errors import BadInput
 
 
 def rebuild(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module:

@@ -1,5 +1,5 @@
 """`python -m tersor.pipeline` is the same as `tersor`."""
 
-from tersor.pipeline.cli import main
+from tersor.pipeline.cli.main import main
 
 main()

@@ -11,21 +11,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tersor.export import bundle, providers
-from tersor.export.advice import advise
-from tersor.models.errors import BadInput, ClaimBroken, Unavailable
-from tersor.pipeline import gates
-from tersor.pipeline.data import Data, load_data
-from tersor.pipeline.environment import prepare_torch
-from tersor.pipeline.manifest import make_manifest
-from tersor.pipeline.progress import Reporter
-from tersor.pipeline.recipe import Recipe
-from tersor.pipeline.recipe_file import read_recipe
-from tersor.pipeline.report import write_report
-from tersor.pipeline.run import stage_metrics
-from tersor.pipeline.shipping import confusions, make_files, measure_files, time_files
-from tersor.pipeline.stages import file_digest
-from tersor.pipeline.store import Store, digest_of, read_json, writing
+from tersor.errors import BadInput, ClaimBroken, Unavailable
+from tersor.export.bundle import folder as bundle
+from tersor.export.bundle.advice import advise
+from tersor.export.timing import providers
+from tersor.files import digest_of, file_digest, read_json, writing
+from tersor.pipeline.data.load import Data, load_data
+from tersor.pipeline.recipe.read import read_recipe
+from tersor.pipeline.recipe.recipe import Recipe
+from tersor.pipeline.shipping import gates
+from tersor.pipeline.shipping.files import confusions, make_files, measure_files, time_files
+from tersor.pipeline.shipping.manifest import make_manifest
+from tersor.pipeline.show.report import write_report
+from tersor.pipeline.stages.environment import prepare_torch
+from tersor.pipeline.stages.run_folder import stage_metrics
+from tersor.pipeline.stages.store import Store
+from tersor.progress import Reporter
 
 
 def deploy(

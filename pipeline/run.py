@@ -7,32 +7,23 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from tersor.export.pack import pack
-from tersor.export.to_onnx import export_onnx
+from tersor.export.codec.pack import pack
+from tersor.export.forms.to_onnx import export_onnx
+from tersor.files import digest_of, file_digest, replace_with_link, write_json
 from tersor.models.definition import is_file_definition
+from tersor.models.layers import check_patterns
 from tersor.models.network import Network
-from tersor.pipeline.data import Data, load_data
-from tersor.pipeline.environment import check_device, environment, prepare_torch, versions
-from tersor.pipeline.evaluation import Images
-from tersor.pipeline.layers import check_patterns
-from tersor.pipeline.measure import measure
-from tersor.pipeline.progress import Reporter, Tell
-from tersor.pipeline.recipe import Recipe
-from tersor.pipeline.recipe_file import write_recipe
-from tersor.pipeline.stages import STAGES, Context, file_digest, fresh_network, stage_identity, stage_seed
-from tersor.pipeline.store import (
-    CHECKPOINT,
-    StageResult,
-    Store,
-    digest_of,
-    new_contents,
-    read_json,
-    replace_with_link,
-    show_stage,
-    write_json,
-)
+from tersor.pipeline.accuracy.evaluate import Images
+from tersor.pipeline.data.load import Data, load_data
+from tersor.pipeline.recipe.read import write_recipe
+from tersor.pipeline.recipe.recipe import Recipe
+from tersor.pipeline.stages.environment import check_device, environment, prepare_torch, versions
+from tersor.pipeline.stages.identity import stage_identity
+from tersor.pipeline.stages.measure import measure
+from tersor.pipeline.stages.store import CHECKPOINT, StageResult, Store, new_contents, show_stage
+from tersor.pipeline.stages.table import STAGES, Context, fresh_network, stage_seed
+from tersor.progress import Reporter, Tell
 
 
 def compress(recipe: Recipe, store: Store, *, quiet: bool = False) -> Path:
@@ -99,7 +90,7 @@ def checked_start(recipe: Recipe, data: Data, profiles: Path, tell: Tell) -> Net
     start = fresh_network(recipe, data)
     for settings in recipe.stages:
         if settings.stage == "structure":
-            from tersor.pipeline.structure import try_structure
+            from tersor.pipeline.structure.stage import try_structure
 
             tell(0.0, "checking that its channels can be pruned")
             try_structure(start, settings, profiles, tell)
@@ -154,17 +145,6 @@ def summary(result: StageResult) -> str:
         f"validation {100 * m['validation_accuracy_fraction']:6.2f} %  packed {m['packed_bytes']:>9,} bytes"
     )
     return words + ("  (reused)" if result.reused else "")
-
-
-def stage_metrics(run: Path) -> list[dict[str, Any]]:
-    """The metrics of a finished run's stages, in order.
-
-    Raises:
-        BadInput: the run is not finished or damaged.
-    """
-    todo = "Run `tersor compress` first"
-    names = read_json(run / "metrics.json", "the run's metrics", todo)["stages"]
-    return [read_json(run / name / "metrics.json", "a stage's metrics", todo) for name in names]
 
 
 def plan(recipe: Recipe, store: Store) -> str:

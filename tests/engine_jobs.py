@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from tersor.pipeline.recipe import Recipe
-from tersor.pipeline.trial import Job
+from tersor.pipeline.recipe.recipe import Recipe
+from tersor.pipeline.study.job import Job
 
 NET = """
 import json, os, signal, time

@@ -6,7 +6,7 @@ import torch
 from tersor.models import network
 from tersor.models.network import Network
 from tersor.models.preprocessing import Preprocessing
-from tersor.pipeline.data import Data, Split
+from tersor.pipeline.data.load import Data, Split
 
 
 def randomised(net: Network, seed: int = 0) -> Network:

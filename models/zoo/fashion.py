@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from tersor.models.errors import BadInput
+from tersor.errors import BadInput
 from tersor.models.zoo.plumbing import size_after, square_side
 
 INITS: dict[str, Callable[[Tensor], Tensor]] = {

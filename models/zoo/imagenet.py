@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from tersor.models.errors import BadInput
+from tersor.errors import BadInput
 
 SMALLEST = 32
 """Pixels: five halvings leave one."""

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from tersor.models.errors import BadInput
+from tersor.errors import BadInput
 
 
 def conv_norm(

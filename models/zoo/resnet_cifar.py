@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tersor.models.errors import BadInput
+from tersor.errors import BadInput
 
 
 class ZeroPadShortcut(nn.Module):

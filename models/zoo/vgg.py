@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from tersor.models.errors import BadInput
+from tersor.errors import BadInput
 
 WIDTHS = ((32, 32), (64, 64), (128, 128, 128), (256, 256, 256), (256, 256, 256))
 """Channels of the convolutions, block by block; a max-pool follows each block."""

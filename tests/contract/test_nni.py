@@ -1,6 +1,6 @@
 """What NNI 3.0 does, held here so that a change of NNI, torch or Python shows. See docs/nni.md.
 
-Each fault below has a guard in pipeline/nni_room.py or pipeline/structure.py; when one of these tests
+Each fault below has a guard in nni_room.py or stage.py of pipeline/structure; when one of these tests
 fails because NNI got better, the guard can go.
 """
 
@@ -18,10 +18,10 @@ from nni.compression.speedup import ModelSpeedup
 from nni.compression.speedup.dependency import auto_set_denpendency_group_ids
 from torch import fx, nn
 
-from tersor.pipeline import nni_room
-from tersor.pipeline.coupling import couple
-from tersor.pipeline.recipe import Structure
-from tersor.pipeline.widths import choose, removals, spaces_to_prune
+from tersor.pipeline.recipe.recipe import Structure
+from tersor.pipeline.structure import nni_room
+from tersor.pipeline.structure.coupling import couple
+from tersor.pipeline.structure.widths import choose, removals, spaces_to_prune
 
 logging.disable(logging.WARNING)
 nni.silence_stdout()

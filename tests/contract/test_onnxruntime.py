@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 from nets import make
 
-from tersor.export.providers import open_session, why_not
-from tersor.export.to_onnx import export_onnx
+from tersor.export.forms.to_onnx import export_onnx
+from tersor.export.timing.providers import open_session, why_not
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from tersor.export.to_onnx import export_onnx
+from tersor.export.forms.to_onnx import export_onnx
 from tersor.models import network as networks
 from tersor.models.network import Network
 from tersor.models.preprocessing import Preprocessing

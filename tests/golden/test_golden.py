@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tersor.export import huffman
-from tersor.export.bits import ByteReader
-from tersor.export.pack import unpack_bytes
-from tersor.export.prefix_codes import write_table
+from tersor.export.codec import huffman
+from tersor.export.codec.bits import ByteReader
+from tersor.export.codec.pack import unpack_bytes
+from tersor.export.codec.prefix_codes import write_table
 
 HERE = Path(__file__).parent
 

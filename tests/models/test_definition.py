@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tersor.errors import BadInput
 from tersor.models import definition
-from tersor.models.errors import BadInput
 
 GOOD = """
 from torch import nn

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tersor.errors import BadInput
 from tersor.models import network
-from tersor.models.errors import BadInput
 from tersor.models.network import Form, check_form
 from tersor.models.preprocessing import Preprocessing
 

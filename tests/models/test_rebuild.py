@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from tersor.errors import BadInput
 from tersor.models import definition
-from tersor.models.errors import BadInput
 from tersor.models.rebuild import rebuild
 
 

@@ -20,9 +20,10 @@ from collections.abc import Callable
 from typing import Any
 
 HEAVY = (
-    "tersor.pipeline.cli", "tersor.pipeline.run", "tersor.pipeline.deploy", "tersor.pipeline.recheck",
-    "tersor.pipeline.tables", "tersor.export.ledger", "torch._dynamo", "torch.onnx", "onnxscript",
-    "onnxruntime", "onnxruntime.quantization", "nni.compression.speedup", "nni.compression.pruning",
+    "tersor.pipeline.cli.main", "tersor.pipeline.run", "tersor.pipeline.deploy",
+    "tersor.pipeline.shipping.recheck", "tersor.pipeline.show.terminal", "tersor.export.codec.ledger",
+    "torch._dynamo", "torch.onnx", "onnxscript", "onnxruntime",
+    "onnxruntime.quantization", "nni.compression.speedup", "nni.compression.pruning",
     "sklearn.datasets", "matplotlib.figure", "PIL.Image",
 )  # fmt: skip
 
@@ -80,7 +81,7 @@ def _start(
 
 
 def _command(arguments: list[str]) -> int:
-    from tersor.pipeline.cli import main
+    from tersor.pipeline.cli.main import main
 
     sys.argv = ["tersor", *arguments]
     try:

@@ -198,6 +198,6 @@ def test_report_can_be_written_anew_and_the_bundle_stays_true(server: Server, co
 
 def test_help_is_there_before_anything_heavy_is_imported() -> None:
     heavy = "('torch', 'numpy', 'onnx', 'pydantic', 'yaml')"
-    code = f"import sys, tersor.pipeline.cli; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, tersor.pipeline.cli.main; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,1 @@
+"""The folder that ships, and its check."""

@@ -1,0 +1,1 @@
+"""The .tsr file: any ONNX file, losslessly smaller."""

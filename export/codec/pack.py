@@ -1,0 +1,171 @@
+"""ONNX file <-> packed file `.tsr`, byte for byte; load a packed file straight into ONNX Runtime.
+
+Everything here works without torch. The format is described in docs/format.md.
+"""
+
+import hashlib
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from tersor.errors import BadInput, FormatError, TersorError, Unavailable
+from tersor.export.codec.container import MAX_BYTES
+from tersor.export.codec.form_choice import Coder
+from tersor.export.codec.ledger import LedgerRow, inspect
+from tersor.export.codec.packed_model import encode_fully, unpack_fully
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["LedgerRow", "PackReport", "inspect", "load", "pack", "pack_bytes", "unpack", "unpack_bytes"]
+
+CODERS = get_args(Coder)
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What `pack` did: sizes in bytes, and the SHA-256 (hex) of the original and of the packed file."""
+
+    original_bytes: int
+    packed_bytes: int
+    original_sha256: str
+    packed_sha256: str
+
+    @property
+    def ratio(self) -> float:
+        """Original bytes over packed bytes."""
+        return self.original_bytes / self.packed_bytes
+
+
+def pack(onnx_path: str | Path, tsr_path: str | Path, *, coder: Coder = "huffman") -> PackReport:
+    """Pack a file without loss; any file will do, an ONNX file gets small.
+
+    Args:
+        onnx_path: the file to pack.
+        tsr_path: the packed file, replaced in one step once it is complete.
+        coder: "huffman"; "adaptive", context-adaptive range coding, smaller and slower to decode; "auto":
+            the smaller one for each tensor.
+
+    Raises:
+        BadInput: no such file, or an unknown coder.
+        Unavailable: the packed file cannot be written; an older one is left as it was.
+    """
+    _check_coder(coder)
+    data = _read(onnx_path)
+    size, sha256 = len(data), hashlib.sha256(data).hexdigest()
+    packed = encode_fully(data, coder)
+    del data  # a large model is not held while it is unpacked again
+    _check_lossless(packed, size, sha256)
+    _write(tsr_path, packed)
+    return PackReport(size, len(packed), sha256, hashlib.sha256(packed).hexdigest())
+
+
+def unpack(tsr_path: str | Path, onnx_path: str | Path, *, max_bytes: int = MAX_BYTES) -> int:
+    """Write the original of a packed file, byte for byte; return its size in bytes.
+
+    Raises:
+        BadInput: no such file. FormatError (a BadInput): it is damaged, or its original is larger than
+            `max_bytes`. Unavailable: the original cannot be written; an older file is left as it was.
+    """
+    data = unpack_bytes(_read(tsr_path), max_bytes=max_bytes)
+    _write(onnx_path, data)
+    return len(data)
+
+
+def pack_bytes(data: bytes, *, coder: Coder = "huffman") -> bytes:
+    """Return the packed file of `data`; checked by unpacking it again.
+
+    Raises:
+        BadInput: an unknown coder.
+        TersorError: unpacking gives other bytes, a bug of ours.
+    """
+    _check_coder(coder)
+    packed = encode_fully(data, coder)
+    _check_lossless(packed, len(data), hashlib.sha256(data).hexdigest())
+    return packed
+
+
+def _check_coder(coder: str) -> None:
+    if coder not in CODERS:
+        raise BadInput("unknown coder", got=coder, wanted=" or ".join(CODERS), where="coder")
+
+
+def _check_lossless(packed: bytes, size: int, sha256: str) -> None:
+    if hashlib.sha256(unpack_bytes(packed, max_bytes=size)).hexdigest() != sha256:
+        raise TersorError("packing lost something; the packed file was not written", todo="Report this")
+
+
+def unpack_bytes(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the original of a packed file given as bytes; the inverse of `pack_bytes`.
+
+    Raises:
+        FormatError: a damaged file, or an original larger than `max_bytes`.
+    """
+    return unpack_fully(data, max_bytes=max_bytes).data
+
+
+def load(
+    tsr_path: str | Path, *, providers: list[Any] | None = None, session_options: Any = None
+) -> "onnxruntime.InferenceSession":
+    """Return an ONNX Runtime session on a packed model; nothing is written to disk.
+
+    Args:
+        tsr_path: the packed ONNX file.
+        providers: as for InferenceSession; the CPU when left out.
+        session_options: an onnxruntime.SessionOptions.
+
+    Raises:
+        BadInput: no such file. FormatError: it is damaged, holds no ONNX model, or a model whose weights
+            lie in other files. Unavailable: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise Unavailable("onnxruntime is not installed", todo="pip install 'tersor[cpu]'") from None
+    unpacked = unpack_fully(_read(tsr_path))
+    if unpacked.layout is None:
+        raise FormatError("the packed file holds no ONNX model", where=tsr_path)
+    if unpacked.layout.external:
+        raise FormatError(
+            "the model keeps weights in other files, which a packed file cannot hold",
+            where=tsr_path,
+            todo="Save the model with its weights inside (external_data=False) and pack it again",
+        )
+    try:
+        return onnxruntime.InferenceSession(
+            unpacked.data, sess_options=session_options, providers=providers or ["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime raises many types, none of them public
+        raise FormatError("ONNX Runtime refuses the packed model", got=error, where=tsr_path) from error
+
+
+def _read(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput("cannot read the file", got=error.strerror or error, where=path) from None
+
+
+def _write(path: str | Path, data: bytes) -> None:
+    """Write `data` under a temporary name in the same folder, then give it its name in one step."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise Unavailable(
+            "cannot write the file; nothing was changed",
+            got=error.strerror or error,
+            where=path,
+            todo="Check that the folder exists, is writable, and has space left",
+        ) from None

@@ -1,0 +1,1 @@
+"""ONNX of every precision: fp32, fp16, int8, low bit."""

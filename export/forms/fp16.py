@@ -1,0 +1,38 @@
+"""Other precisions of an ONNX file, all in standard operators: int8 QDQ, fp16, packed codebooks."""
+
+from pathlib import Path
+
+from tersor.errors import BadInput
+from tersor.export.forms import graph as graphs
+from tersor.export.forms.int8 import LayerGrid, to_int8
+from tersor.export.forms.lowbit import LowbitReport, LowbitTensor, to_lowbit
+from tersor.export.forms.quantizer import check_finite, quietly
+
+__all__ = ["LayerGrid", "LowbitReport", "LowbitTensor", "to_fp16", "to_int8", "to_lowbit"]
+
+
+def to_fp16(onnx_path: Path, path: Path) -> None:
+    """Write a half-precision copy for GPUs; input and output stay float32.
+
+    Weights beyond 65,504 are clipped to it. On a CPU such a file is slower than fp32.
+
+    Raises:
+        BadInput: NaN weights, a damaged file, or a graph that ONNX Runtime's converter refuses.
+        Unavailable: the file cannot be written.
+    """
+    model = graphs.read_model(onnx_path)
+    check_finite(model, onnx_path)
+    entries = graphs.metadata(model)
+    try:
+        with quietly():
+            from onnxruntime.transformers.float16 import convert_float_to_float16
+
+            half = convert_float_to_float16(model, keep_io_types=True)
+    except Exception as error:
+        raise BadInput(
+            "the model cannot be converted to fp16", got=f"{type(error).__name__}: {error}", where=onnx_path
+        ) from error
+    graphs.sort_nodes(half)
+    graphs.tidy(half)
+    graphs.set_metadata(half, entries | {"precision": "fp16"})
+    graphs.write_model(half, path)

@@ -1,0 +1,1 @@
+"""ONNX Runtime sessions: which run where, how alike their outputs are, how long they take."""

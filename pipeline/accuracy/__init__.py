@@ -1,0 +1,1 @@
+"""How right a network is on a split."""

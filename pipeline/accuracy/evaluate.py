@@ -1,0 +1,81 @@
+"""Measure a network on a split: accuracy, top-5, loss; and the BatchNorm statistics of a set of images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tersor.models.preprocessing import Preprocessing
+from tersor.pipeline.data.load import Split
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split as tensors: preprocessed float32 (N, C, H, W) and int64 labels (N,)."""
+
+    inputs: Tensor
+    labels: Tensor
+
+    @staticmethod
+    def of(split: Split, preprocessing: Preprocessing, device: str = "cpu") -> "Images":
+        """Preprocess a whole split once."""
+        inputs = torch.from_numpy(preprocessing.apply(split.images))
+        return Images(inputs.to(device), torch.from_numpy(split.labels).to(device))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy, top-5 accuracy (fractions), and mean cross-entropy in nats."""
+
+    accuracy_fraction: float
+    top5_accuracy_fraction: float
+    loss: float
+
+
+def evaluate(
+    module: nn.Module, images: Images, *, batch_size: int = 512, precision: str = "fp32"
+) -> Evaluation:
+    """Measure a module in eval mode; top-5 of fewer than five classes is 1."""
+    module.eval()
+    right, among_five, loss = 0, 0, 0.0
+    with torch.inference_mode(), autocast(images.inputs.device.type, precision):
+        for inputs, labels in zip(images.inputs.split(batch_size), images.labels.split(batch_size)):
+            logits = module(inputs).float()
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            right += int((logits.argmax(1) == labels).sum())
+            among_five += int(best.any(1).sum())
+            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+    return Evaluation(right / len(images), among_five / len(images), loss / len(images))
+
+
+def reestimate_batch_norm(module: nn.Module, images: np.ndarray, *, batch_size: int = 256) -> nn.Module:
+    """Replace running means and variances by their averages over images (N, C, H, W), float32.
+
+    Everything but BatchNorm stays in eval mode. Changes `module` in place and returns it in eval mode.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return module.eval()
+    momenta = [norm.momentum for norm in norms]
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # None means a plain average over all batches
+        norm.train()
+    with torch.no_grad():
+        for batch in torch.from_numpy(images).split(batch_size):
+            if len(batch) > 1:
+                module(batch)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    return module.eval()
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """The context in which `bf16` multiplies in bfloat16 and `fp32` changes nothing."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")

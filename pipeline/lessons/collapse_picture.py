@@ -1,0 +1,67 @@
+"""The picture of `tersor collapse`: accuracy without each neuron in turn, a panel a way of rebuilding."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tersor.pipeline.show.picture import ACCENT, INK, MUTED, PAPER, SOFT, STYLE
+
+if TYPE_CHECKING:
+    from tersor.pipeline.lessons.collapse import Collapse
+
+THEIRS = "#c2571a"
+ACROSS = 4
+EXPLAINED = "a dot: accuracy without this neuron\nlight line: before the removal\ndashed: R3's three removals"
+
+
+def draw_collapse(result: "Collapse", theirs: Sequence[float], path: Path) -> None:
+    """Write a PNG: one panel a rebuild, a dot a neuron removed.
+
+    Args:
+        result: what was measured.
+        theirs: R3's accuracies in %, drawn as lines.
+        path: the file to write.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    count = len(result.rebuilds)
+    down = -(-count // ACROSS)
+    with matplotlib.rc_context({**STYLE, "axes.spines.left": True, "ytick.color": MUTED}):
+        figure = Figure(
+            figsize=(3.3 * ACROSS, 2.7 * down + 0.9),
+            facecolor=PAPER,
+            layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1),
+        )
+        panels = figure.subplots(down, ACROSS, squeeze=False, sharex=True, sharey=True)
+        for axes in panels.flat[count:]:
+            axes.set_axis_off()
+        if count % ACROSS:
+            panels.flat[count].text(0.02, 0.5, EXPLAINED, fontsize=10, color=MUTED, va="center")
+        for axes, way in zip(panels.flat, result.rebuilds):
+            axes.axhline(100 * result.baseline, color=SOFT, linewidth=1.5, zorder=0)
+            for value in theirs:
+                axes.axhline(value, color=THEIRS, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+            shown = [100 * v for v in way.accuracies]
+            color = ACCENT if way.proven else INK
+            axes.scatter(range(len(shown)), shown, s=11, color=color, linewidths=0, zorder=2)
+            axes.set_title(
+                f"{way.name.replace('_', ' ')}: {'proven' if way.proven else 'the proof fails'}",
+                fontsize=10, loc="left", color=color,
+            )  # fmt: skip
+            axes.set_ylim(0, 100)
+            axes.tick_params(labelsize=8)
+        for axes in panels[:, 0]:
+            axes.set_ylabel("accuracy left, %", fontsize=9)
+        for axes in panels.flat[max(0, count - ACROSS) : count]:
+            axes.set_xlabel("neuron removed", fontsize=9)
+            axes.tick_params(labelbottom=True)
+        figure.suptitle(
+            f"One of {len(result.rebuilds[0].accuracies)} neurons of {result.layer} removed: "
+            "a right rebuild and six wrong ones",
+            fontsize=13, color=INK, x=0.01, ha="left",
+        )  # fmt: skip
+        temporary = path.with_name(path.name + ".tmp")
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+    temporary.replace(path)

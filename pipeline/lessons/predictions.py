@@ -1,0 +1,279 @@
+"""What a network answers before and after compression: a CSV of every test image, and a page to look at.
+
+The page is one file: it holds its style and its pictures, runs no script and loads nothing. Made
+from the same files and images it is the same, byte for byte.
+"""
+
+import base64
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tersor.errors import BadInput
+from tersor.export.timing.parity import outputs
+from tersor.export.timing.providers import open_session
+from tersor.files import writing
+from tersor.pipeline.data.load import Data, Split
+from tersor.pipeline.show import charts, units
+from tersor.pipeline.show.html import template, write_html
+
+BATCH = 256
+DAMAGED = 24
+"""Pictures of the most damaged test images on the page."""
+CONFUSED = 12
+PICTURE = 112
+"""Side of a picture in pixels, at least; small images are enlarged by a whole factor, pixel by pixel."""
+LISTED_CLASSES = 40
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What two networks say to the same N images.
+
+    labels: int64 (N,), the true classes.
+    before, after: float32 (N, classes), probabilities, rows summing to 1.
+    losses: float64 (2, N), cross-entropy in nats, before and after; from the logits, so that it
+        stays finite where a probability rounds to 0.
+    """
+
+    labels: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    losses: np.ndarray
+
+    @property
+    def said(self) -> tuple[np.ndarray, np.ndarray]:
+        """The classes with the highest probability before and after, int64 (N,) each."""
+        return self.before.argmax(1), self.after.argmax(1)
+
+    @property
+    def damage(self) -> np.ndarray:
+        """Cross-entropy after minus before, float64 (N,) in nats: what the change cost each image."""
+        return self.losses[1] - self.losses[0]
+
+
+def write_predictions(folder: Path, *, bundle: Path, data: Data) -> Path:
+    """Write predictions.csv and predictions.html of a finished bundle or run; returns the page.
+
+    Args:
+        folder: where the two files go; made if missing.
+        bundle: a bundle (baseline.onnx, model.onnx), or a run folder (01-*/model.onnx, model.onnx).
+        data: what the networks were made for; the test split is used.
+
+    Raises:
+        BadInput: a file is missing or damaged, or the images or classes do not fit the network.
+        Unavailable: onnxruntime is not installed, or `folder` cannot be written.
+    """
+    baseline, model = find_models(bundle)
+    found = answers(baseline, model, data)
+    content = {"name": bundle.resolve().name, **_page(found, data)}
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_csv(folder / "predictions.csv", found, data.classes)
+        write_html(folder / "predictions.html", template("predictions.html.j2").render(**content))
+    return folder / "predictions.html"
+
+
+def find_models(bundle: Path) -> tuple[Path, Path]:
+    """The network before and after compression, as plain ONNX.
+
+    Raises:
+        BadInput: one of them is missing.
+    """
+    first = sorted(bundle.glob("01-*/model.onnx"))
+    baseline = first[0] if first else bundle / "baseline.onnx"
+    for path in (baseline, bundle / "model.onnx"):
+        if not path.is_file():
+            raise BadInput(
+                f"{path.name} is missing",
+                where=bundle,
+                wanted="a finished run, or a bundle with baseline.onnx and model.onnx",
+                todo="Run `tersor compress` and `tersor deploy` first",
+            )
+    return baseline, bundle / "model.onnx"
+
+
+def answers(baseline: Path, model: Path, data: Data) -> Answers:
+    """Run both networks over the test split on the CPU.
+
+    Raises:
+        BadInput: a damaged model, or one with other inputs or classes than the data.
+    """
+    logits = [_logits(path, data) for path in (baseline, model)]
+    shifted = [z - z.max(1, keepdims=True) for z in logits]
+    logs = [z - np.log(np.exp(z).sum(1, keepdims=True)) for z in shifted]
+    own = np.arange(len(data.test))
+    losses = np.stack([-log[own, data.test.labels] for log in logs])
+    before, after = (np.exp(log).astype(np.float32) for log in logs)
+    return Answers(data.test.labels, before, after, losses)
+
+
+def _logits(path: Path, data: Data) -> np.ndarray:
+    session = open_session(path, "cpu")
+    # A batch at a time: a large test split as float32 four times over would not fit everywhere.
+    pixels = data.test.images
+    batches = (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH))
+    parts = [outputs(session, data.preprocessing.apply(batch)) for batch in batches]
+    logits = np.concatenate(parts).astype(np.float64)
+    if logits.shape != (len(data.test), len(data.classes)) or not np.isfinite(logits).all():
+        raise BadInput(
+            "the network's answers do not fit the data",
+            got=f"shape {logits.shape}{'' if np.isfinite(logits).all() else ', not all finite'}",
+            wanted=f"finite numbers of shape ({len(data.test)}, {len(data.classes)})",
+            where=path,
+        )
+    return logits
+
+
+def write_csv(path: Path, found: Answers, classes: Sequence[str]) -> None:
+    """One line a test image, in the order of the split; probabilities to six decimals."""
+    before, after = found.said
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["index", "true_class", "baseline_class", "model_class", "baseline_true_probability",
+             "model_true_probability", "damage_nats"]
+        )  # fmt: skip
+        for i, (true, first, last) in enumerate(zip(found.labels, before, after)):
+            chances = (f"{p[i, true]:.6f}" for p in (found.before, found.after))
+            names = (classes[k] for k in (true, first, last))
+            writer.writerow([i, *names, *chances, f"{found.damage[i]:.6f}"])
+    temporary.replace(path)
+
+
+def confusion(labels: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
+    """Counts, int64 (classes, classes): rows are the true classes, columns the answers."""
+    return np.bincount(labels * classes + said, minlength=classes**2).reshape(classes, classes)
+
+
+def most_confused(before: np.ndarray, after: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The pairs (true class, answer) with the largest share of wrong answers after compression.
+
+    Returns:
+        {"true", "said", "before", "after"} with fractions of the true class's images, worst first.
+    """
+    totals = np.maximum(after.sum(1, keepdims=True), 1)
+    wrong = np.where(np.eye(len(classes), dtype=bool), 0, after) / totals
+    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]
+    pairs = [divmod(int(flat), len(classes)) for flat in order]
+    return [
+        {
+            "true": classes[t],
+            "said": classes[s],
+            "before": float(before[t, s] / totals[t, 0]),
+            "after": float(wrong[t, s]),
+        }
+        for t, s in pairs
+        if wrong[t, s] > 0
+    ]
+
+
+def picture(image: np.ndarray, divisor: float) -> str:
+    """An image as a PNG data URI, enlarged by a whole factor without smoothing.
+
+    Args:
+        image: uint8 (C, H, W), 1 channel (grey) or 3 (RGB); of any other number the first is shown.
+        divisor: full scale of the stored pixels.
+    """
+    from PIL import Image
+
+    pixels = np.clip(image.astype(np.float32) * (255.0 / divisor), 0, 255).round().astype(np.uint8)
+    shown = pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0]
+    factor = max(1, -(-PICTURE // max(shown.shape[:2])))
+    memory = io.BytesIO()
+    Image.fromarray(shown.repeat(factor, 0).repeat(factor, 1)).save(memory, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(memory.getvalue()).decode()
+
+
+def _page(found: Answers, data: Data) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    count = len(data.classes)
+    first, last = (confusion(found.labels, said, count) for said in found.said)
+    matrices = (first, last)
+    right = [float(np.trace(m) / m.sum()) for m in matrices]
+    broken, mended = _changed(found)
+    return {
+        "images": len(data.test),
+        "accuracy": [units.share(r) for r in right],
+        "change": units.points(right[1] - right[0]).replace(" points", ""),
+        "broken": broken,
+        "mended": mended,
+        "differing": int((found.said[0] != found.said[1]).sum()),
+        "matrices": [
+            (title, Markup(charts.confusion(m.tolist(), data.classes, f"Confusion matrix, {title.lower()}")))
+            for title, m in zip(("Before", "After"), matrices)
+        ],
+        "distribution": Markup(_distribution(matrices, data.classes)) if count <= LISTED_CLASSES else "",
+        "classes": list(_per_class(first, last, data.classes)),
+        "confused": most_confused(first, last, data.classes),
+        "damaged": list(_damaged(found, data.test, data.classes, data.preprocessing.divisor)),
+    }
+
+
+def _percent(probability: float) -> str:
+    """With one decimal: under a picture there is little room."""
+    return f"{100 * probability:.1f} %"
+
+
+def _changed(found: Answers) -> tuple[int, int]:
+    """How many right answers became wrong, and how many wrong ones right."""
+    before, after = (said == found.labels for said in found.said)
+    return int((before & ~after).sum()), int((~before & after).sum())
+
+
+def _distribution(matrices: Sequence[np.ndarray], classes: Sequence[str]) -> str:
+    """How often each class is answered: before as a light bar, after as a dark one under it."""
+    bars = []
+    for k, name in enumerate(classes):
+        true, before, after = (int(n) for n in (matrices[0][k].sum(), *(m[:, k].sum() for m in matrices)))
+        bars.append(charts.Bar(name, before, f"{before} before", "soft"))
+        bars.append(charts.Bar("", after, f"{after} after, {true} in truth"))
+    return charts.both(charts.bars, bars, "Answers per class, before and after")
+
+
+def _per_class(before: np.ndarray, after: np.ndarray, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Class by class: images, the share right before and after, and what it is most often taken for."""
+    for k, name in enumerate(classes):
+        total = int(after[k].sum())
+        wrong = np.where(np.arange(len(classes)) == k, 0, after[k])
+        worst = int(wrong.argmax())
+        old, new = (float(m[k, k] / total) if total else None for m in (before, after))
+        change = units.minus(new, old)
+        yield {
+            "name": name,
+            "images": total,
+            "before": "–" if old is None else units.share(old),
+            "after": "–" if new is None else units.share(new),
+            "change": "–" if change is None else units.points(change).removesuffix(" points"),
+            "worse": (change or 0.0) < 0,
+            "mistaken": f"{classes[worst]} ({units.share(wrong[worst] / total)})" if wrong.any() else "",
+        }
+
+
+def _damaged(found: Answers, test: Split, classes: Sequence[str], divisor: float) -> Iterator[dict[str, Any]]:
+    before, after = found.said
+    for i in np.argsort(-found.damage, kind="stable")[:DAMAGED]:
+        if found.damage[i] <= 0:
+            return
+        true = found.labels[i]
+        yield {
+            "index": int(i),
+            "picture": picture(test.images[i], divisor),
+            "true": classes[true],
+            "before": classes[before[i]],
+            "after": classes[after[i]],
+            "before_right": bool(before[i] == true),
+            "after_right": bool(after[i] == true),
+            "before_true": _percent(float(found.before[i, true])),
+            "after_true": _percent(float(found.after[i, true])),
+            "before_said": _percent(float(found.before[i, before[i]])),
+            "after_said": _percent(float(found.after[i, after[i]])),
+            "damage": f"{found.damage[i]:.2f}",
+        }

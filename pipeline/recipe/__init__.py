@@ -1,0 +1,1 @@
+"""Recipes: settings, read from YAML."""

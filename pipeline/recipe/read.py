@@ -1,0 +1,196 @@
+"""Recipes from YAML files and --set overrides, with errors that say where and suggest what was meant."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tersor.errors import BadInput
+from tersor.pipeline.recipe import recipe as recipes
+from tersor.pipeline.recipe.recipe import Recipe
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = (), data: Path | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: a YAML file.
+        overrides: `name.setting=value`; name is a stage's name or a section (`gates.max_bytes=9000`),
+            or a top-level key alone (`seed=1`). Values are YAML.
+        data: what DATA= or --data says; for a recipe on digits it means an image folder.
+
+    Raises:
+        BadInput: missing file, no YAML, unknown key (with a suggestion), wrong type or value.
+    """
+    if not path.is_file():
+        near = difflib.get_close_matches(str(path), [str(p) for p in Path("recipes").rglob("*.yaml")], 1)
+        raise BadInput(
+            "the recipe is missing", where=path, todo=f"Did you mean {near[0]}?" if near else "Check RECIPE="
+        )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(
+            "the recipe is not readable as YAML",
+            got=_yaml_words(error),
+            where=path,
+            todo="Mend the line; recipes/ has examples",
+        ) from error
+    if not isinstance(raw, dict):
+        raise BadInput("the recipe is empty or no mapping", got=type(raw).__name__, where=path)
+    for override in overrides:
+        _apply(raw, override)
+    if data is not None:
+        raw["data"] = _with_path(raw.get("data") or {}, data)
+    return parse_recipe(raw, str(path))
+
+
+def parse_recipe(raw: Mapping[str, Any], where: str) -> Recipe:
+    """Check plain data and turn it into a Recipe.
+
+    Raises:
+        BadInput: the first thing that is wrong, with its place and, for unknown keys, a suggestion.
+    """
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise explain(error, raw, where) from error
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the resolved recipe, all defaults spelled out, as YAML."""
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def _with_path(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    kind = data.get("kind", "digits")
+    return {**data, "kind": "folder" if kind == "digits" else kind, "path": str(path)}
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise BadInput(
+            "an override cannot be read",
+            got=override,
+            wanted="name.setting=value",
+            where="--set (SET= in make)",
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput("an override's value is not YAML", got=text, where=f"--set {key}") from error
+    target: Any = raw
+    if len(parts) > 1:
+        stages = {_stage_name(s): s for s in raw.get("stages") or [] if isinstance(s, dict)}
+        head, sections = parts.pop(0), {k: v for k, v in Recipe.model_fields.items() if k != "stages"}
+        if head in stages:
+            target = stages[head]
+        elif head in sections:
+            target = raw[head] = _settings_in(raw, head, override)
+        else:
+            raise BadInput(
+                f"nothing in the recipe is called {head!r}",
+                wanted=f"a stage ({', '.join(stages)}) or a section ({', '.join(sections)})",
+                where=f"--set {override}",
+                todo=_did_you_mean(head, [*stages, *sections]),
+            )
+    for part in parts[:-1]:
+        target[part] = _settings_in(target, part, override)
+        target = target[part]
+    target[parts[-1]] = value
+
+
+def _settings_in(raw: Mapping[str, Any], key: str, override: str) -> dict[str, Any]:
+    inner = raw.get(key)
+    if inner is not None and not isinstance(inner, dict):
+        raise BadInput(f"{key!r} has no settings of its own", got=repr(inner), where=f"--set {override}")
+    return dict(inner or {})
+
+
+def _stage_name(stage: Mapping[str, Any]) -> str:
+    return str(stage.get("name") or stage.get("stage"))
+
+
+def explain(
+    error: ValidationError, raw: Mapping[str, Any], where: str, root: type[BaseModel] = Recipe
+) -> BadInput:
+    """Turn pydantic's first error into one for people: the place, what is allowed, what was meant."""
+    # the most telling first: a misspelt key also makes the right one missing, a union tries every form
+    telling = {"value_error": 0, "extra_forbidden": 1}
+    first = min(error.errors(), key=lambda e: telling.get(e["type"], 2))
+    place = [p for p in first["loc"] if not _is_tag(p, first["loc"])]
+    spot = ".".join(str(p) for p in place) or "the recipe"
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(place, raw, root)
+        return BadInput(
+            f"unknown key {str(place[-1])!r}",
+            where=f"{where}, {spot}",
+            wanted=f"one of {', '.join(known)}" if known else None,
+            todo=_did_you_mean(str(place[-1]), known),
+        )
+    if first["type"] == "union_tag_invalid":
+        kinds = _stage_kinds()
+        got = str(first.get("ctx", {}).get("tag"))
+        return BadInput(
+            f"there is no stage {got!r}",
+            wanted=f"one of {', '.join(kinds)}",
+            where=f"{where}, {spot}",
+            todo=_did_you_mean(got, list(kinds)),
+        )
+    if first["type"] == "value_error":  # our own words, whole as they are
+        return BadInput(first["msg"].removeprefix("Value error, "), where=f"{where}, {spot}")
+    if first["type"] == "union_tag_not_found":
+        return BadInput(
+            "a stage does not say what it is",
+            got=repr(first["input"])[:120],
+            wanted=f"`stage:` and one of {', '.join(_stage_kinds())}",
+            where=f"{where}, {spot}",
+        )
+    return BadInput(
+        "the recipe has a wrong value",
+        got=repr(first["input"])[:120],
+        wanted=first["msg"].removeprefix("Input should be "),
+        where=f"{where}, {spot}",
+    )
+
+
+def _yaml_words(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """What is wrong and in which line."""
+    mark = getattr(error, "problem_mark", None)
+    words = getattr(error, "problem", None) or str(error)
+    place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return " ".join(words.split()) + place
+
+
+def _is_tag(part: Any, loc: tuple[Any, ...]) -> bool:
+    """pydantic puts the stage kind into the place, behind the index: noise for the reader."""
+    return part in _stage_kinds() and len(loc) > 2 and loc[0] == "stages" and part == loc[2]
+
+
+def _stage_kinds() -> dict[str, type[BaseModel]]:
+    union = get_args(recipes.Stage)[0]
+    return {get_args(m.model_fields["stage"].annotation)[0]: m for m in get_args(union)}
+
+
+def _known_keys(place: Sequence[Any], raw: Mapping[str, Any], root: type[BaseModel]) -> list[str]:
+    """The keys that are allowed where `place[-1]` stands."""
+    model: Any = root
+    here: Any = raw
+    for part in place[:-1]:
+        here = here[part] if isinstance(here, Mapping | list) else {}
+        if isinstance(part, int):
+            model = _stage_kinds().get(here.get("stage"), Recipe)
+        elif part != "stages":
+            field = getattr(model, "model_fields", {}).get(part)
+            model = field.annotation if field else None
+    return list(getattr(model, "model_fields", {}))
+
+
+def _did_you_mean(got: str, known: Sequence[str]) -> str | None:
+    near = difflib.get_close_matches(got, known, 1, 0.5)
+    return f"Did you mean {near[0]!r}?" if near else None

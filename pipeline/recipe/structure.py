@@ -1,0 +1,101 @@
+"""Settings of the stage `structure`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from tersor.pipeline.recipe.training import Fraction, Settings
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Amount = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Schedule(Settings):
+    """Channels masked step by step while the network trains, by NNI's AGPPruner or LinearPruner."""
+
+    kind: Literal["agp", "linear"] = "agp"
+    rounds: int = Field(5, ge=1, description="how many times more channels are masked")
+    epochs: float = Field(2.0, gt=0, description="length of the whole schedule")
+    learning_rate: float = Field(0.01, gt=0)
+    batch_size: int = Field(128, ge=2)
+
+
+class Search(Settings):
+    """Widths chosen by measured latency: as much importance kept as a budget allows."""
+
+    speedup: float | None = Field(None, gt=1, description="over the baseline, ONNX Runtime fp32")
+    latency_ms: float | None = Field(None, gt=0, description="p50 of one run")
+    macs: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="fraction of the baseline's")
+    parameters: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="fraction of the baseline's"
+    )
+    threads: int = Field(1, ge=1)
+    batch: int = Field(1, ge=1)
+    step: int = Field(8, ge=1, description="widths tried are multiples of this")
+    rounds: int = Field(3, ge=1, description="of measuring the real network and correcting the prediction")
+
+    @model_validator(mode="after")
+    def _one(self) -> "Search":
+        given = [n for n in ("speedup", "latency_ms", "macs", "parameters") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give one budget of speedup, latency_ms, macs, parameters; "
+                f"found {', '.join(given) or 'none'}"
+            )
+        return self
+
+    @property
+    def timed(self) -> bool:
+        """Whether the budget is one of time."""
+        return self.speedup is not None or self.latency_ms is not None
+
+
+class Structure(Settings):
+    """Remove channels that an NNI pruner finds unimportant and rebuild the network without them."""
+
+    stage: Literal["structure"]
+    name: Name = "structure"
+    pruner: Literal["fpgm", "l1norm", "l2norm", "taylor"] = Field(
+        "fpgm", description="with search: taylor, if none is named"
+    )
+    sparsity: Amount = Field(0.5, description="fraction of the channels to remove")
+    scope: Literal["layer", "global"] = Field(
+        "layer", description="global: all layers ranked together, each by its own mean importance"
+    )
+    per_layer: dict[str, Amount] = Field({}, description="pattern of layers -> their own sparsity")
+    align: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None, description="kept widths are multiples of this; auto: the widest that costs no more time here"
+    )
+    search: Search | None = Field(None, description="choose widths by a budget in place of sparsity")
+    schedule: Schedule | None = Field(None, description="mask channels while training, then rebuild")
+    layers: list[str] = Field([], description="patterns of layers to prune; empty: all convolutions")
+    exclude: list[str] = []
+    linear: bool = Field(False, description="prune neurons of linear layers too")
+    rebuild: Literal["auto", "nni", "own"] = Field(
+        "auto", description="auto: NNI's ModelSpeedup where it is right, else tersor's own"
+    )
+    taylor_batches: int = Field(20, ge=1, description="training batches of 64 for the gradients of taylor")
+    max_cut: Fraction = Field(
+        0.95, description="largest fraction removed of one layer, for global and search"
+    )
+    reestimate_batch_norm: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _comparable(cls, raw: Any) -> Any:
+        """Norms do not say what a layer is worth to the network; a search between layers needs that."""
+        if isinstance(raw, dict) and raw.get("search") and "pruner" not in raw:
+            return {**raw, "pruner": "taylor"}
+        return raw
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Structure":
+        if self.search and (self.per_layer or self.scope == "global" or self.align or self.schedule):
+            raise ValueError(
+                "search chooses the widths by itself: leave out per_layer, scope, align, schedule"
+            )
+        if self.schedule and self.pruner == "taylor":
+            raise ValueError("schedule works with l1norm, l2norm and fpgm")
+        if self.scope == "global" and self.per_layer:
+            raise ValueError("per_layer has no meaning with scope global: all layers are ranked together")
+        return self

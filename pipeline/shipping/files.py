@@ -1,0 +1,200 @@
+"""The files of a bundle: made from a finished run, then measured as they are."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tersor.errors import ClaimBroken
+from tersor.export.codec.pack import load as load_packed
+from tersor.export.forms import fp16 as precision
+from tersor.export.forms.to_onnx import export_onnx
+from tersor.export.timing import providers
+from tersor.export.timing.benchmark import benchmark
+from tersor.export.timing.parity import bound, max_abs_diff, predictions, write_parity
+from tersor.models import network as networks
+from tersor.models.network import Network
+from tersor.pipeline.data.load import Data
+from tersor.pipeline.recipe.recipe import Recipe
+from tersor.pipeline.shipping.int8_choice import METHODS, Judge, candidates_of, floor_of, make_int8
+from tersor.pipeline.stages.run_folder import stage_metrics
+from tersor.pipeline.training.learned_steps import scales_of
+from tersor.progress import Tell
+
+PARITY_IMAGES = 32
+"""Images whose torch outputs ship in parity.npz: enough for the largest batch that is compared."""
+
+MOST_JUDGED = 5000
+"""Validation images on which the ways to int8 are compared."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One file of the bundle and what was measured on it."""
+
+    path: Path
+    kind: str
+    max_abs_diff: float
+    most_diff: float
+    """The largest difference from torch that a file of its kind may have, in logits."""
+    confusion: np.ndarray
+    """int64 (classes, classes) on the test split, rows are the true classes."""
+
+    @property
+    def accuracy_fraction(self) -> float:
+        """Right answers over all answers."""
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+
+def make_files(
+    recipe: Recipe, run: Path, work: Path, data: Data, tell: Tell
+) -> tuple[dict[str, str], list[tuple[str, str]], dict[str, Any]]:
+    """Write every file to be shipped into `work`.
+
+    Returns:
+        file name -> kind; (file, reason) of what was not made; notes: how int8 came about.
+    """
+    first = stage_metrics(run)[0]["name"]
+    shutil.copyfile(run / f"01-{first}" / "model.onnx", work / "baseline.onnx")
+    for name in ("model.onnx", "model.tsr"):
+        shutil.copyfile(run / name, work / name)
+    files = {"baseline.onnx": "fp32", "model.onnx": "fp32", "model.tsr": "packed"}
+    skipped = []
+    final = networks.load(run / "network.safetensors")
+    notes: dict[str, Any] = {}
+    if recipe.deploy.int8:
+        notes["int8"] = _int8(recipe, run, work, final, data, tell)
+        if notes["int8"]["holds"]:
+            files["model.int8.onnx"] = "int8"
+        else:
+            (work / "model.int8.onnx").unlink()
+            lost = 100 * (notes["int8"]["floor"] - notes["int8"]["validation_accuracy_fraction"])
+            count = len(notes["int8"]["kept_float"])
+            reason = f"even with {count} layers in float it is {lost:.2f} points of validation accuracy short"
+            skipped.append(("model.int8.onnx", reason))
+    if recipe.deploy.lowbit:
+        tell(0.8, "low-bit")
+        made = precision.to_lowbit(
+            work / "model.onnx", work / "model.lowbit.onnx", scales=scales_by_channel(final),
+            consumer=recipe.deploy.lowbit_consumer,
+        )  # fmt: skip
+        if made.tensors:
+            files["model.lowbit.onnx"] = "lowbit"
+        else:
+            reason = (
+                "no weight has few enough distinct values: add a sharing or linear stage of 8 bits or less"
+            )
+            skipped.append(("model.lowbit.onnx", reason))
+    if "cuda" in recipe.deploy.targets:
+        precision.to_fp16(work / "model.onnx", work / "model.fp16.onnx")
+        files["model.fp16.onnx"] = "fp16"
+    tell(1.0, ", ".join(files))
+    return files, skipped, notes
+
+
+def _int8(recipe: Recipe, run: Path, work: Path, final: Network, data: Data, tell: Tell) -> dict[str, Any]:
+    """Write model.int8.onnx with the calibration and float layers that validation images ask for."""
+    settings, folded = recipe.deploy, work / "folded.onnx.tmp"
+    export_onnx(final, folded, fold_batch_norm=True, metadata={"licence": recipe.licence})
+    held = data.validation
+    judge = Judge(data.preprocessing.apply(held.images[:MOST_JUDGED]), held.labels[:MOST_JUDGED])
+    drop = settings.int8_max_drop if settings.int8_max_drop is not None else recipe.gates.max_accuracy_drop
+    baseline, own = judge(work / "baseline.onnx")[0], judge(work / "model.onnx")[0]
+    floor = floor_of(baseline, own, drop)
+    images = data.preprocessing.apply(data.train.images[: settings.calibration_images])
+    methods = METHODS if settings.int8_calibration == "auto" else (settings.int8_calibration,)
+    info = make_int8(
+        folded, work / "model.int8.onnx", images, judge, candidates=candidates_of(final, images, methods),
+        floor=floor, reduce_range=settings.int8_reduce_range, keep_float=settings.int8_keep_float,
+        progress=lambda f, words: tell(0.1 + 0.6 * f, words),
+    )  # fmt: skip
+    folded.unlink()
+    return {"floor": floor, "fp32_validation_accuracy_fraction": own, **info}
+
+
+def scales_by_channel(network: Network) -> dict[str, np.ndarray]:
+    """Weights with a grid for each channel: tensor name -> float32 scales that broadcast against it."""
+    found = {}
+    for name, form in network.forms.items():
+        if form.kind == "linear" and form.axis is not None:
+            found[name] = scales_of(network.tensors[name], form).numpy()
+    return found
+
+
+def measure_files(files: dict[str, str], run: Path, work: Path, data: Data, tell: Tell) -> list[Shipped]:
+    """Parity with torch on validation images, accuracy on the test split, for each file."""
+    images = data.preprocessing.apply(data.validation.images[:PARITY_IMAGES])
+    test = data.preprocessing.apply(data.test.images)
+    first = stage_metrics(run)[0]["name"]
+    logits = {
+        "baseline.onnx": torch_logits(networks.load(run / f"01-{first}" / "network.safetensors"), images),
+        "model.onnx": torch_logits(networks.load(run / "network.safetensors"), images),
+    }
+    write_parity(work / "parity.npz", images, logits["model.onnx"], logits["baseline.onnx"])
+    shipped = []
+    for done, (name, kind) in enumerate(files.items()):
+        tell(done / len(files), name)
+        path = work / name
+        session = load_packed(path) if kind == "packed" else providers.open_session(path, "cpu")
+        expected = logits.get(name, logits["model.onnx"])
+        difference = max_abs_diff(session, images, expected)
+        if not np.isfinite(difference):
+            raise ClaimBroken(
+                "a file gives values that are no numbers, nothing was shipped",
+                got=f"NaN or infinite logits for some of {len(images)} validation images",
+                where=name,
+                todo="Look at the training's losses; an fp16 file overflows where activations exceed 65,504",
+            )
+        confusion = confusion_matrix(predictions(session, test), data)
+        shipped.append(Shipped(path, kind, difference, bound(kind, expected), confusion))
+    tell(1.0, ", ".join(f"{s.path.name} {100 * s.accuracy_fraction:.2f} %" for s in shipped))
+    return shipped
+
+
+def torch_logits(network: Network, images: np.ndarray) -> np.ndarray:
+    """What PyTorch computes: float32 (N, classes)."""
+    with torch.no_grad():
+        return network.module()(torch.from_numpy(images)).numpy()
+
+
+def confusion_matrix(predicted: np.ndarray, data: Data) -> np.ndarray:
+    """Counts on the test split, int64 (classes, classes): rows true, columns predicted."""
+    count = len(data.classes)
+    return np.bincount(data.test.labels * count + predicted, minlength=count**2).reshape(count, count)
+
+
+def confusions(data: Data, shipped: list[Shipped]) -> dict[str, Any]:
+    """The confusion matrices of the baseline and of the packed model, as the report takes them."""
+    by_name = {s.path.name: s.confusion.tolist() for s in shipped}
+    return {
+        "classes": list(data.classes),
+        "baseline": by_name["baseline.onnx"],
+        "model": by_name["model.tsr"],
+    }
+
+
+def time_files(
+    recipe: Recipe, shipped: list[Shipped], data: Data, missing: list[str], tell: Tell
+) -> list[dict[str, Any]]:
+    """Time every shipped ONNX file against baseline.onnx on every target that is there."""
+    settings, rows = recipe.deploy, []
+    images = data.preprocessing.apply(data.validation.images[: max(settings.batches)])
+    targets = [t for t in settings.targets if t not in missing]
+    for done, target in enumerate(targets):
+        models = {s.path.name: s.path for s in shipped if s.kind != "packed" and timed_on(s.kind, target)}
+        rows += benchmark(
+            models, target, baseline="baseline.onnx", batches=settings.batches, threads=settings.threads,
+            seconds_per_model=settings.seconds_per_model, inputs=images,
+            progress=lambda f, d=done, t=target: tell((d + f) / len(targets), t),
+        )  # fmt: skip
+    best = max(rows, key=lambda row: row.speedup, default=None)
+    tell(1.0, f"fastest {best.file}, batch {best.batch}: {best.speedup:.2f}x" if best else "no target here")
+    return [dict(vars(row)) for row in rows]
+
+
+def timed_on(kind: str, target: str) -> bool:
+    """fp16 is for GPUs; int8 QDQ falls back to slow paths on CUDA and is not timed there."""
+    return kind != "fp16" if target == "cpu" else kind != "int8"

@@ -1,0 +1,39 @@
+"""A page is one file: made from a template of this folder, written whole or not at all."""
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tersor.pipeline.show import units
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+def write_html(path: Path, page: str) -> None:
+    """Write a page to a temporary name, then rename; text that UTF-8 cannot hold becomes `?`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(page.encode("utf-8", "replace"))
+    temporary.replace(path)
+
+
+@cache
+def template(name: str) -> "Template":
+    """A template of the package; everything put into it is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # By file and not by package: the rooms are links inside the package.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).resolve().parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals.update(units=units)
+    return environment.get_template(name)

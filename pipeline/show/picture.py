@@ -1,0 +1,158 @@
+"""One PNG that explains the trade: size and accuracy after each stage, and how fast the result is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tersor.pipeline.show import manifest as summary
+from tersor.pipeline.show import units
+from tersor.pipeline.show.manifest import Json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, MUTED, ACCENT, SOFT, PAPER = "#1f2723", "#66716b", "#0f6b5c", "#c9d8d1", "#ffffff"
+STYLE: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so the picture is the same anywhere
+    "font.size": 11,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "svg.hashsalt": "tersor",
+}
+TARGETS_SHOWN = 6
+
+
+def write_picture(path: Path, manifest: Json, stages: Sequence[Json]) -> None:
+    """Write a PNG of 1200 x 600 pixels to `path`; the same input gives the same bytes."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(12, 6), dpi=100, facecolor=PAPER)
+        FigureCanvasAgg(figure)
+        sizes, accuracies, speeds = figure.subplots(1, 3, width_ratios=(5, 3.2, 3.6))
+        longest = max((len(name) for name in _names(stages)), default=0)
+        left = min(0.03 + 0.0066 * longest, 0.2)
+        figure.subplots_adjust(left=left, right=0.975, top=0.77, bottom=0.04, wspace=0.12)
+        figure.text(0.02, 0.925, _title(manifest), fontsize=19, fontweight="bold")
+        figure.text(0.02, 0.868, _subtitle(manifest), fontsize=12, color=MUTED)
+        _draw_sizes(sizes, stages)
+        _draw_accuracies(accuracies, stages)
+        _draw_speeds(speeds, manifest)
+        temporary = path.with_name(path.name + ".tmp")
+        # Without the version of matplotlib in the file.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    temporary.replace(path)
+
+
+def _title(manifest: Json) -> str:
+    head = summary.headline(manifest)
+    said = [f"{units.times(head.ratio)} smaller"] if head.ratio is not None else []
+    said += [f"{units.times(head.speedup)} faster"] if head.speedup is not None else []
+    if head.accuracy_change is not None:
+        said.append(f"accuracy {units.points(head.accuracy_change)}")
+    return ", ".join(said) or str(manifest.get("name", "unnamed"))
+
+
+def _subtitle(manifest: Json) -> str:
+    head = summary.headline(manifest)
+    first, last = (
+        units.known(v)
+        for v in (
+            summary.at(manifest, "baseline", "bytes"),
+            summary.artifact(manifest, "packed", "fp32").get("bytes"),
+        )
+    )
+    parts = [str(manifest.get("name", "unnamed")), f"{units.size(first)} to {units.size(last)}"]
+    parts.append(f"test accuracy {units.share(head.accuracy_before)} to {units.share(head.accuracy_after)}")
+    if head.fastest:
+        accuracy = units.share(head.fastest_accuracy)
+        parts.append(f"fastest: {head.fastest} ({accuracy}), {head.fastest_where}")
+    return "  ·  ".join(parts)
+
+
+def _frame(axes: "Axes", title: str, names: Sequence[str], *, labelled: bool) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=MUTED, pad=12)
+    axes.set_yticks(range(len(names)), names if labelled else [""] * len(names))
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(length=0)
+    axes.xaxis.set_visible(False)
+    axes.spines["bottom"].set_visible(False)
+
+
+def _names(stages: Sequence[Json]) -> list[str]:
+    return [str(s.get("name", "?")) for s in stages]
+
+
+def _numbers(stages: Sequence[Json], key: str) -> list[float | None]:
+    return [units.known(s.get(key)) for s in stages]
+
+
+def _draw_sizes(axes: "Axes", stages: Sequence[Json]) -> None:
+    _frame(axes, "size: plain ONNX (light), packed (dark)", _names(stages), labelled=True)
+    plain, packed = _numbers(stages, "onnx_bytes"), _numbers(stages, "packed_bytes")
+    largest = max((v for v in plain + packed if v is not None), default=1.0)
+    axes.set_xlim(0, largest * 1.42)
+    for row, pair in enumerate(zip(plain, packed)):
+        shown = [v for v in pair if v is not None]
+        for value, color in zip(pair, (SOFT, ACCENT)):
+            if value is not None:
+                axes.barh(row, value, 0.56, color=color)
+        words = " → ".join(units.size(v) for v in shown) or units.NOT_MEASURED
+        axes.text(max(shown, default=0) + largest * 0.02, row, words, va="center", fontsize=10, color=MUTED)
+
+
+def _draw_accuracies(axes: "Axes", stages: Sequence[Json]) -> None:
+    _frame(axes, "validation accuracy", _names(stages), labelled=False)
+    values = _numbers(stages, "validation_accuracy_fraction")
+    points = [(v, row) for row, v in enumerate(values) if v is not None]
+    if not points:
+        return
+    known = [v for v, _ in points]
+    # At least two points of accuracy across, so that noise does not look like a cliff.
+    middle, half = (max(known) + min(known)) / 2, max((max(known) - min(known)) / 2, 0.01)
+    axes.set_xlim(middle - 1.25 * half, middle + 2.6 * half)
+    if values[0] is not None:
+        axes.axvline(values[0], color=SOFT, linestyle=(0, (4, 3)), linewidth=1.2, zorder=0)
+    axes.plot(known, [row for _, row in points], color=ACCENT, linewidth=1.4, alpha=0.45)
+    axes.scatter(known, [row for _, row in points], s=46, color=ACCENT, zorder=3)
+    for value, row in points:
+        axes.text(value + 0.16 * half, row, units.share(value), va="center", fontsize=10)
+
+
+def _draw_speeds(axes: "Axes", manifest: Json) -> None:
+    """The fastest file of each target, relative to the baseline."""
+    shown: list[tuple[str, summary.Timing]] = []
+    for target, rows in summary.timings(manifest).items():
+        best = summary.fastest(rows)
+        if best:
+            shown.append((summary.target_name(target), best))
+    shown = shown[:TARGETS_SHOWN]
+    _frame(axes, "speedup, p50 against the baseline", [""] * len(shown), labelled=False)
+    if not shown:
+        axes.set_ylim(1, -1)
+        axes.text(0, -0.9, units.NOT_MEASURED, color=MUTED)
+        return
+    axes.set_ylim(max(len(shown), 3) - 0.4, -0.6)
+    largest = max(best.speedup or 0 for _, best in shown)
+    axes.set_xlim(0, largest * 1.3)
+    for row, (name, best) in enumerate(shown):
+        _speed_bar(axes, row, f"{name}: {best.file}", best, largest)
+
+
+def _speed_bar(axes: "Axes", row: int, name: str, best: summary.Timing, largest: float) -> None:
+    value = best.speedup or 0.0
+    axes.text(0, row - 0.3, name, fontsize=9, color=MUTED, va="center")
+    axes.barh(row, value, 0.3, color=ACCENT)
+    whisker: dict[str, Any] = {"color": INK, "linewidth": 1.2}
+    if best.speedup_low is not None and best.speedup_high is not None:
+        axes.plot([best.speedup_low, best.speedup_high], [row, row], **whisker)
+    end = max(value, best.speedup_high or 0) + largest * 0.03
+    axes.text(end, row, units.times(value), va="center", fontsize=11, fontweight="bold")

@@ -1,0 +1,1 @@
+"""The table of stages, what identifies their results, and where these lie."""

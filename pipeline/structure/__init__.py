@@ -1,0 +1,1 @@
+"""The stage that removes channels, and its proof."""

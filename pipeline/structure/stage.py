@@ -1,0 +1,259 @@
+"""Structural pruning: remove channels that an NNI pruner finds unimportant, rebuild, and prove it right."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tersor.errors import BadInput, TersorError
+from tersor.models.network import Network
+from tersor.pipeline.accuracy.evaluate import reestimate_batch_norm
+from tersor.pipeline.recipe.structure import Structure
+from tersor.pipeline.structure import nni_room
+from tersor.pipeline.structure.coupling import Coupling, couple
+from tersor.pipeline.structure.narrowing import narrowed
+from tersor.pipeline.structure.proof import check_runs, check_widths, prove
+from tersor.pipeline.structure.widths import Scores, Space, choose, removals, spaces_to_prune
+
+PROOF_IMAGES = 64
+TAYLOR_BATCH = 64
+Tell = Callable[[float, str], None]
+Counts = Callable[[list[Space], Scores, Coupling], tuple[list[int], dict[str, Any]]]
+"""How many sets of each space go, and what is to be reported of the choice."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Training images (N, C, H, W), float32, preprocessed, and their labels, int64 (N,)."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+
+def prune_channels(
+    network: Network,
+    settings: Structure,
+    images: Images,
+    tell: Tell,
+    *,
+    seed: int = 0,
+    counts: Counts | None = None,
+) -> tuple[Network, dict[str, Any]]:
+    """Remove output channels of convolutions (and neurons), smaller but equal to the masked network.
+
+    Args:
+        network: dense weights; sharing and weight pruning come later.
+        settings: pruner, amounts, layers.
+        images: the first 64 serve the proof, all of them the new BatchNorm statistics.
+        tell: told the fraction done and what is being done.
+        seed: of the batches that `taylor` and `schedule` draw.
+        counts: how many channels go, where `settings.sparsity` does not say it.
+
+    Returns:
+        The narrower network, and what was asked and achieved: widths before and after, ratio, by whom it
+        was rebuilt, `masked_max_abs_diff` (the proof), `conv_mask_max_abs_diff` (the gap to a mask on the
+        convolutions alone, which is what the pruner's own masked model computes).
+
+    Raises:
+        BadInput: no layer matches, or the network cannot be traced or rebuilt (before any training).
+        TersorError: the rebuilt network differs from the masked one.
+    """
+    module, example = network.module(), torch.from_numpy(images.inputs[:2])
+    tell(0.0, "tracing")
+    coupling = couple(module, example)
+    spaces = spaces_to_prune(module, coupling, settings)
+    tell(0.1, f"{settings.pruner} looks for channels")
+    scores = channel_scores(module, spaces, settings, images, seed)
+    wanted, chosen_how = (
+        counts(spaces, scores, coupling) if counts else (removals(spaces, scores, coupling, settings), {})
+    )
+    if settings.schedule:
+        tell(0.2, "training with growing masks")
+        module, removed = mask_while_training(module, coupling, spaces, wanted, settings, images, seed)
+        network = network.with_module(module)
+    else:
+        removed = choose(spaces, wanted, scores, coupling)
+    tell(0.6, "rebuilding")
+    rebuilt, proof = rebuilt_network(
+        network, module, coupling, removed, settings, images.inputs[:PROOF_IMAGES]
+    )
+    tell(0.8, "new BatchNorm statistics")
+    if settings.reestimate_batch_norm:
+        rebuilt = rebuilt.with_module(reestimate_batch_norm(rebuilt.module(), images.inputs))
+    return rebuilt, report(settings, coupling, spaces, removed) | proof | chosen_how
+
+
+def counts_for(
+    settings: Structure, network: Network, baseline: Network, profiles: Path, tell: Tell
+) -> Counts | None:
+    """How channels are counted where measured latency or a budget decides; None where sparsity does.
+
+    Args:
+        network: what is pruned.
+        baseline: what speed-ups and fractions refer to.
+        profiles: folder of measured layer latencies.
+    """
+    from tersor.pipeline.structure import budget
+
+    def by_search(
+        spaces: list[Space], scores: Scores, coupling: Coupling
+    ) -> tuple[list[int], dict[str, Any]]:
+        """Widths within the budget."""
+        return budget.widths_within_budget(
+            network, baseline, settings, profiles, spaces, scores, coupling, tell
+        )
+
+    def by_steps(spaces: list[Space], scores: Scores, coupling: Coupling) -> tuple[list[int], dict[str, Any]]:
+        """Planned widths, widened to the end of their step."""
+        planned = removals(spaces, scores, coupling, settings)
+        return budget.widened_to_steps(network, planned, profiles, spaces, coupling, tell)
+
+    if settings.search is not None:
+        return by_search
+    return by_steps if settings.align == "auto" else None
+
+
+def try_structure(
+    network: Network, settings: Structure, profiles: Path, tell: Tell = lambda *_: None
+) -> None:
+    """Plan, mask, rebuild and prove on fresh weights: what cannot be pruned fails before training.
+
+    A budget that no widths can meet is told here too; the layer latencies it needs are then there already.
+
+    Raises:
+        BadInput, TersorError: as `prune_channels`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(8, *network.input_shape, generator=generator).numpy()
+    images = Images(inputs, np.zeros(len(inputs), np.int64))
+    search = settings.search and settings.search.model_copy(update={"rounds": 1})
+    quick = settings.model_copy(update={"pruner": "l1norm", "schedule": None, "search": search})
+    counts = counts_for(quick, network, network, profiles, tell)
+    prune_channels(network, quick, images, lambda *_: None, counts=counts)
+
+
+def channel_scores(
+    module: nn.Module, spaces: Sequence[Space], settings: Structure, images: Images, seed: int
+) -> Scores:
+    """The importance of every channel that may go, by the pruner's own measure."""
+    layers = [
+        name for space in spaces for name in space.layers
+        if getattr(module.get_submodule(name), "groups", 1) == 1
+    ]  # fmt: skip
+    drawn = batches(images, TAYLOR_BATCH, seed) if settings.pruner == "taylor" else iter(())
+    given = [next(drawn) for _ in range(settings.taylor_batches)] if settings.pruner == "taylor" else []
+    return nni_room.scores(module, settings.pruner, layers, given)
+
+
+def batches(images: Images, size: int, seed: int) -> Iterator[nni_room.Batch]:
+    """An endless stream of shuffled training batches; no image twice before all were drawn."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs, labels = torch.from_numpy(images.inputs), torch.from_numpy(images.labels)
+    while True:
+        for chosen in torch.randperm(len(inputs), generator=generator).split(size):
+            if len(chosen) > 1 or len(inputs) == 1:  # BatchNorm has no variance over a single image
+                yield inputs[chosen], labels[chosen]
+
+
+def mask_while_training(
+    module: nn.Module, coupling: Coupling, spaces: Sequence[Space], wanted: Sequence[int],
+    settings: Structure, images: Images, seed: int,
+) -> tuple[nn.Module, np.ndarray]:  # fmt: skip
+    """Train with NNI's growing masks; returns the trained network and the sets that were masked at the end.
+
+    Raises:
+        BadInput: layers that go together are not equally wide, or groups go whole, which NNI's masks
+            cannot express.
+    """
+    plan = settings.schedule
+    assert plan is not None
+    remove: dict[str, tuple[int, str]] = {}
+    for at, (space, count) in enumerate(zip(spaces, wanted, strict=True)):
+        if space.per_set > 1:
+            raise BadInput(
+                "channels cannot be masked while training where a convolution's groups go whole",
+                got=f"{space.per_set} channels a group",
+                where=f"stage `{settings.name}`, setting `schedule`, layer {space.layers[0]!r}",
+                todo="Exclude the layers of its block, or leave out `schedule`",
+            )
+        for name in space.layers:
+            if not np.array_equal(coupling.outputs[name], coupling.outputs[space.layers[0]]):
+                raise BadInput(
+                    "channels cannot be masked while training: layers that go together differ in width",
+                    got=f"{name!r} and {space.layers[0]!r}",
+                    where=f"stage `{settings.name}`, setting `schedule`",
+                    todo="Exclude one of them, or leave out `schedule`",
+                )
+            remove[name] = (count, f"space{at}")
+    steps = max(plan.rounds, round(plan.epochs * len(images.inputs) / plan.batch_size))
+    trained, kept = nni_room.trained_masks(
+        module, settings.pruner, remove, lambda: batches(images, plan.batch_size, seed),
+        plan.kind, plan.rounds, steps, plan.learning_rate,
+    )  # fmt: skip
+    gone = [coupling.outputs[name][~keep.numpy()] for name, keep in kept.items()]
+    return trained, np.unique(np.concatenate(gone)) if gone else np.array([], np.int64)
+
+
+def rebuilt_network(
+    network: Network, module: nn.Module, coupling: Coupling, removed: np.ndarray,
+    settings: Structure, inputs: np.ndarray,
+) -> tuple[Network, dict[str, Any]]:  # fmt: skip
+    """The network without the removed sets, by ModelSpeedup where it is right, else by `narrowed`.
+
+    Returns:
+        The network, and how it was rebuilt and proven.
+
+    Raises:
+        BadInput, TersorError: no way gives a network that computes what the masked one does.
+    """
+    images, why = torch.from_numpy(inputs), None
+    if settings.rebuild != "own":
+        why = nni_room.distrusted(module, nni_room.trace(module)) if settings.rebuild == "auto" else None
+        if why is None:
+            try:
+                return _by_nni(network, module, coupling, removed, images)
+            except (BadInput, TersorError) as error:
+                if settings.rebuild == "nni":
+                    raise
+                why = f"{error.what}: {error.got}" if error.got else str(error)
+    rebuilt = network.with_tensors(narrowed(module, coupling, removed), forms={})
+    check_runs(rebuilt.module(), images[:2])
+    difference, gap = prove(module, rebuilt.module(), coupling, removed, images)
+    told = {"rebuilt_by": "tersor", "masked_max_abs_diff": difference, "conv_mask_max_abs_diff": gap}
+    return rebuilt, told | ({"not_by_nni": why} if why else {})
+
+
+def _by_nni(
+    network: Network, module: nn.Module, coupling: Coupling, removed: np.ndarray, images: torch.Tensor
+) -> tuple[Network, dict[str, Any]]:
+    kept = {name: torch.from_numpy(coupling.keep(name, removed)) for name in coupling.layers()}
+    kept = {name: keep for name, keep in kept.items() if not bool(keep.all())}
+    rebuilt = network.with_tensors(nni_room.speed_up(module, images[:2], kept), forms={})
+    check_widths(rebuilt, kept)
+    check_runs(rebuilt.module(), images[:2])
+    difference, gap = prove(module, rebuilt.module(), coupling, removed, images)
+    return rebuilt, {
+        "rebuilt_by": "nni",
+        "masked_max_abs_diff": difference,
+        "conv_mask_max_abs_diff": gap,
+    }
+
+
+def report(
+    settings: Structure, coupling: Coupling, spaces: Sequence[Space], removed: np.ndarray
+) -> dict[str, Any]:
+    """What was asked and what was achieved, over the layers that could be pruned."""
+    widths = {}
+    for name in (name for space in spaces for name in space.layers):
+        keep = coupling.keep(name, removed)
+        widths[name] = [len(keep), int(keep.sum())]
+    before, after = (sum(w[i] for w in widths.values()) for i in (0, 1))
+    return {
+        "asked_sparsity_fraction": settings.sparsity if settings.search is None else None,
+        "achieved_sparsity_fraction": 1 - after / before,
+        "widths": widths,
+    }

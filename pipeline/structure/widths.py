@@ -1,0 +1,173 @@
+"""Which channel sets to remove: how many of each space of layers, and which ones."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from tersor.errors import BadInput
+from tersor.models.layers import matching
+from tersor.pipeline.recipe.structure import Structure
+from tersor.pipeline.structure.coupling import Coupling
+
+Scores = Mapping[str, np.ndarray]
+"""layer -> the importance of each of its output channels, float64 (out_channels,)."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Layers whose channels hang together.
+
+    layers: names, in order.
+    sets: the channel sets that may go, int64.
+    width: output channels of the narrowest layer that has all free sets, or as many as can.
+    per_set: channels of that layer in one set (more than one where groups go whole).
+    """
+
+    layers: tuple[str, ...]
+    sets: np.ndarray
+    width: int
+    per_set: int
+
+
+def spaces_to_prune(module: nn.Module, coupling: Coupling, settings: Structure) -> list[Space]:
+    """The spaces whose channels the settings let go.
+
+    Candidates are convolutions (grouped ones go along with those they read from) and, with `linear`,
+    linear layers. A space is pruned only when all its candidates are chosen.
+
+    Raises:
+        BadInput: a pattern matches no layer, or nothing is left to prune.
+    """
+    where = f"stage `{settings.name}`"
+    candidates = [name for name in coupling.layers() if _candidate(module.get_submodule(name), settings)]
+    chosen = matching(candidates, settings.layers, where) if settings.layers else set(candidates)
+    chosen -= matching(candidates, settings.exclude, where)
+    found = []
+    for names in coupling.spaces(coupling.layers()):
+        own = [name for name in names if name in candidates]
+        if own and set(own) <= chosen:
+            found.append(_space(coupling, names))
+    if not found:
+        why = sorted(set(coupling.fixed.values()))
+        raise BadInput(
+            "there is no layer whose channels could be pruned",
+            got=f"{len(candidates)} candidates; widths are fixed by {', '.join(why[:4])}",
+            where=f"{where}, settings `layers` and `exclude`",
+            todo="An operation that is not known here can be written with known ones (docs/structure.md)",
+        )
+    return found
+
+
+def removals(spaces: list[Space], scores: Scores, coupling: Coupling, settings: Structure) -> list[int]:
+    """How many sets of each space go.
+
+    scope `layer`: floor(sparsity x width) channels, rounded so that the kept width is a multiple of
+    `align` (at least one block). scope `global`: that fraction of all sets, those with the smallest
+    importance over the mean of their space.
+
+    Raises:
+        BadInput: a pattern of `per_layer` matches nothing, or gives one space two values.
+    """
+    if settings.scope == "global":
+        sparsities = _global_sparsities(spaces, scores, coupling, settings)
+    else:
+        sparsities = _per_layer_sparsities(spaces, settings)
+    align = settings.align if isinstance(settings.align, int) else None
+    return [count(space, sparsity, align) for space, sparsity in zip(spaces, sparsities, strict=True)]
+
+
+def count(space: Space, sparsity: float, align: int | None) -> int:
+    """Sets to remove of a space; at least one stays."""
+    kept = kept_width(space.width, sparsity, align)
+    movable = len(space.sets) * space.per_set == space.width  # else fixed ones stay beside them
+    return min((space.width - kept) // space.per_set, len(space.sets) - movable)
+
+
+def kept_width(width: int, sparsity: float, align: int | None) -> int:
+    """Channels kept of `width` when the fraction `sparsity` is to go; see `removals`."""
+    if align is None or width <= align:
+        return max(1, width - int(sparsity * width + 1e-9))
+    return min(width, max(align, round((1 - sparsity) * width / align) * align))
+
+
+def choose(spaces: list[Space], counts: Iterable[int], scores: Scores, coupling: Coupling) -> np.ndarray:
+    """The `counts` least important sets of each space, int64, sorted; no layer loses all its channels."""
+    removed: list[int] = []
+    for space, wanted in zip(spaces, counts, strict=True):
+        left = {name: set(np.unique(coupling.outputs[name]).tolist()) for name in space.layers}
+        importance = importances(space, scores, coupling)
+        gone = 0
+        for at in np.argsort(importance, kind="stable"):
+            chosen = int(space.sets[at])
+            touched = [name for name in space.layers if chosen in left[name]]
+            if gone == wanted or any(len(left[name]) == 1 for name in touched):
+                continue
+            for name in touched:
+                left[name].discard(chosen)
+            removed.append(chosen)
+            gone += 1
+    return np.array(sorted(removed), np.int64)
+
+
+def importances(space: Space, scores: Scores, coupling: Coupling) -> np.ndarray:
+    """The importance of each free set: the sum over its channels of all layers that have a score."""
+    total = np.zeros(len(space.sets))
+    at = {int(label): i for i, label in enumerate(space.sets)}
+    for name in space.layers:
+        if name in scores:
+            for label, score in zip(coupling.outputs[name].tolist(), scores[name].tolist(), strict=True):
+                if label in at:
+                    total[at[label]] += score
+    return total
+
+
+def _candidate(layer: nn.Module, settings: Structure) -> bool:
+    if isinstance(layer, nn.Linear):
+        return settings.linear
+    return getattr(layer, "groups", 1) == 1
+
+
+def _space(coupling: Coupling, names: list[str]) -> Space:
+    free = np.unique(np.concatenate([coupling.free(name) for name in names]))
+    # Of the layers with the most free sets (a concatenation has those of all it joins) the narrowest.
+    own = min(names, key=lambda name: (-len(coupling.free(name)), len(coupling.outputs[name])))
+    sets = coupling.outputs[own]
+    per_set = max(1, len(sets) // len(np.unique(sets)))
+    return Space(tuple(names), free, max(len(sets), len(free) * per_set), per_set)
+
+
+def _per_layer_sparsities(spaces: list[Space], settings: Structure) -> list[float]:
+    where = f"stage `{settings.name}`, setting `per_layer`"
+    layers = [name for space in spaces for name in space.layers]
+    given: dict[str, float] = {}
+    for pattern, sparsity in settings.per_layer.items():
+        given.update(dict.fromkeys(matching(layers, [pattern], where), sparsity))
+    found = []
+    for space in spaces:
+        own = {name: given[name] for name in space.layers if name in given}
+        if len(set(own.values())) > 1:
+            raise BadInput(
+                "layers whose channels go together were given different sparsities",
+                got=", ".join(f"{name}: {value:g}" for name, value in own.items()),
+                where=where,
+                todo="Give all of them one value, or only one of them",
+            )
+        found.append(next(iter(own.values()), settings.sparsity))
+    return found
+
+
+def _global_sparsities(
+    spaces: list[Space], scores: Scores, coupling: Coupling, settings: Structure
+) -> list[float]:
+    relative = []
+    for at, space in enumerate(spaces):
+        importance = importances(space, scores, coupling)
+        mean = importance.mean() or 1.0
+        first = int(np.ceil(settings.max_cut * len(importance)))  # the rest of a space always stays
+        relative += [(value / mean, at) for value in np.sort(importance)[:first]]
+    relative.sort()
+    total = int(settings.sparsity * sum(len(space.sets) for space in spaces))
+    gone = np.bincount([at for _, at in relative[:total]], minlength=len(spaces))
+    return [n * s.per_set / s.width for n, s in zip(gone, spaces, strict=True)]

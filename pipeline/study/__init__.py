@@ -1,0 +1,1 @@
+"""Many trials of one recipe: grids, searches, workers, results."""

@@ -1,0 +1,114 @@
+"""Timing the networks of a study, one after another, when nothing else of the study runs."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tersor.errors import BadInput, Unavailable
+from tersor.export.timing.benchmark import LatencyRow, benchmark
+from tersor.files import write_json
+from tersor.pipeline.study import engine
+from tersor.pipeline.study.file import Latency
+from tersor.progress import Tell
+
+GROUP = 8
+"""Networks timed in turn, besides the reference: each has a session of its own alive meanwhile."""
+
+
+def untimed(records: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """The finished records that have no latency yet."""
+    read = {path: json.loads(path.read_text()) for path in records}
+    return {
+        path: record
+        for path, record in read.items()
+        if record["state"] == "finished" and "latency_p50_ms" not in record["metrics"]
+    }
+
+
+def time_trials(
+    settings: Latency, records: Sequence[Path], tell: Tell, *, reference: Path | None = None
+) -> None:
+    """Time every finished trial that has no latency yet, and write it into its record.
+
+    Each network is timed in turn with the reference; files with the same bytes are timed once. One thread:
+    idle threads of one network would disturb the next. Metrics added: latency_p50_ms and latency_p90_ms (of
+    one run of a batch), latency_speedup over the reference with its 95 % interval latency_speedup_low,
+    latency_speedup_high. Where a network cannot be timed, the record's `not_measured` says why.
+
+    Args:
+        settings: target, batch and seconds per network.
+        records: paths of the study's records, the first trial first.
+        tell: told the fraction done and a few words.
+        reference: an ONNX file; default: the first finished trial's network after its first stage.
+    """
+    todo = untimed(records)
+    if not todo:
+        return
+    engine.stop()  # even idle workers wake now and then
+    if reference is None:
+        read = (json.loads(path.read_text()) for path in records)
+        reference = Path(next(record["first"] for record in read if record["state"] == "finished"))
+    files, lost = _distinct(todo)
+    for path in lost:
+        _write(path, todo[path], {}, "its ONNX file is not on this machine")
+    groups = [list(files)[start : start + GROUP] for start in range(0, len(files), GROUP)]
+    for index, digests in enumerate(groups):
+        said = f"{index * GROUP}/{len(files)} networks"
+        rows = _time(settings, reference, {d: Path(todo[files[d][0]]["onnx"]) for d in digests},
+                     lambda done, i=index, said=said: tell((i + done) / len(groups), said))  # fmt: skip
+        for digest in digests:
+            for path in files[digest]:
+                found = rows[digest]
+                if isinstance(found, str):
+                    _write(path, todo[path], {}, found)
+                else:
+                    _write(path, todo[path], _metrics(found), None)
+    tell(1.0, f"{len(files)} networks")
+
+
+def _distinct(todo: Mapping[Path, dict[str, Any]]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """SHA-256 of an ONNX file -> the records with this file; and the records whose file is not there."""
+    files: dict[str, list[Path]] = {}
+    lost = []
+    for path, record in todo.items():
+        onnx = Path(record["onnx"])
+        if onnx.is_file():
+            files.setdefault(hashlib.sha256(onnx.read_bytes()).hexdigest(), []).append(path)
+        else:
+            lost.append(path)
+    return files, lost
+
+
+def _time(
+    settings: Latency, reference: Path, models: Mapping[str, Path], progress: Any
+) -> dict[str, LatencyRow | str]:
+    """A row for each model, or why there is none."""
+    named = {"reference": reference, **models}
+    try:
+        rows = benchmark(
+            named, settings.target, baseline="reference", batches=(settings.batch,), threads=(1,),
+            seconds_per_model=settings.seconds_per_model, progress=progress,
+        )  # fmt: skip
+    except (BadInput, Unavailable) as error:
+        if len(models) == 1:
+            return dict.fromkeys(models, str(error))
+        # perhaps only one of them cannot be timed: each by itself, so that the others are
+        alone = [_time(settings, reference, {name: path}, progress) for name, path in models.items()]
+        return {name: row for rows in alone for name, row in rows.items()}
+    return {row.file: row for row in rows if row.file in models}
+
+
+def _metrics(row: LatencyRow) -> dict[str, float]:
+    return {
+        "latency_p50_ms": row.p50_ms,
+        "latency_p90_ms": row.p90_ms,
+        "latency_speedup": row.speedup,
+        "latency_speedup_low": row.speedup_low,
+        "latency_speedup_high": row.speedup_high,
+    }
+
+
+def _write(path: Path, record: dict[str, Any], metrics: Mapping[str, float], why_not: str | None) -> None:
+    write_json(path, {**record, "metrics": {**record["metrics"], **metrics}, "not_measured": why_not})

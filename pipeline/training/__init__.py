@@ -1,0 +1,1 @@
+"""Training and fine-tuning under the constraints that weights express."""

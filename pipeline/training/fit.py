@@ -1,0 +1,268 @@
+"""One loop for training and fine-tuning. Images live in memory; crops and flips act on whole batches.
+
+Deterministic: every epoch seeds its own generators from (seed, epoch), so a training that was interrupted
+and resumed from its last checkpoint ends with the same bits as one that was not.
+"""
+
+import io
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.modules.dropout import _DropoutNd
+
+from tersor.errors import TersorError
+from tersor.models.network import Network
+from tersor.pipeline.accuracy.evaluate import Images, autocast, evaluate
+from tersor.pipeline.data.load import Data
+from tersor.pipeline.recipe.recipe import Training
+from tersor.pipeline.training.augmentation import augment, check_smaller, shrink
+from tersor.pipeline.training.constraints import bake, constrain
+from tersor.pipeline.training.learned_steps import attach_grids, learned_forms, take_grids
+from tersor.pipeline.training.optimization import compiled, forget_compiled, learning_rate, make_optimizer
+from tersor.pipeline.training.sparse_training import SparseTraining
+from tersor.progress import Tell
+
+Forward = Callable[[Tensor], Tensor]
+TEMPERATURE = 4.0
+"""Softens the outputs that distillation compares."""
+
+
+def fit(
+    network: Network,
+    settings: Training,
+    data: Data,
+    *,
+    seed: int,
+    device: str = "cpu",
+    teacher: Network | None = None,
+    checkpoint: Path | None = None,
+    progress: Tell = lambda *_: None,
+) -> tuple[Network, dict[str, Any]]:
+    """Train a network under the constraints its weights express.
+
+    Args:
+        network: where to start.
+        settings: how to train.
+        data: trains on `data.train`, watches `data.validation`; the test split is not read.
+        seed: of shuffling, augmentation and dropout.
+        device: `cpu` or `cuda`.
+        teacher: whose outputs a `tune` with `distill` compares with.
+        checkpoint: file written after every epoch and resumed from when it exists.
+        progress: told fraction done, epoch and accuracy.
+
+    Returns:
+        The trained network (of the last epoch; of the best one with early stop), and its history; where
+        layers' inputs are on grids, its accuracies are with these.
+
+    Raises:
+        TersorError: the loss is no longer a number.
+    """
+    run = _Run(network, settings, data, seed, device, teacher)
+    run.resume(checkpoint)
+    while run.epoch < settings.epochs and not run.stopped():
+        run.one_epoch(progress)
+        if checkpoint is not None:
+            run.save(checkpoint)
+    return run.result()
+
+
+class _Run:
+    """The state of one training; everything that a checkpoint must hold is in `_state`."""
+
+    def __init__(
+        self,
+        network: Network,
+        settings: Training,
+        data: Data,
+        seed: int,
+        device: str,
+        teacher: Network | None,
+    ) -> None:
+        self.network, self.settings, self.seed, self.device = network, settings, seed, device
+        memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.module = network.module().to(device, memory_format=memory_format)
+        if (dropout := getattr(settings, "dropout", None)) is not None:
+            for layer in self.module.modules():
+                if isinstance(layer, _DropoutNd):
+                    layer.p = dropout
+        self.sparse = SparseTraining(self.module, network, settings)
+        learn = getattr(settings, "learn_scales", False)
+        self.constrained = constrain(self.module, network, but=self.sparse.names, learn_scales=learn)
+        attach_grids(self.module, network, learn=learn)
+        self.share = getattr(settings, "distill", 0.0) if teacher is not None else 0.0
+        self.teacher = (
+            teacher.module().to(device, memory_format=memory_format) if teacher is not None else None
+        )
+        self.forward: Forward = self.module
+        self.teach: Forward | None = self.teacher
+        if settings.compiled:
+            forget_compiled()
+            self.forward = compiled(self.module)
+            self.teach = self.teacher and compiled(self.teacher)
+        self.train = Images.of(data.train, data.preprocessing, device)
+        if settings.smaller is not None:
+            check_smaller(self.module, self.train.inputs, settings.smaller.pixels)
+        self.validation = Images.of(data.validation, data.preprocessing, device)
+        self.optimizer = make_optimizer(self.module, settings)
+        self.batches = math.ceil(len(self.train) / settings.batch_size)
+        self.epoch, self.history = 0, list[dict[str, float]]()
+        self.best_loss, self.best_epoch = math.inf, 0
+        self.seconds, self.cpu_seconds = 0.0, 0.0  # by the clock, and of this process on all cores
+        self.best: dict[str, Tensor] = {}
+
+    def one_epoch(self, progress: Tell) -> None:
+        """Train on every image once, then look at the validation split."""
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        torch.manual_seed(_mix(self.seed, self.epoch) + 1)  # dropout draws from the global generator
+        self.module.train()
+        order = torch.randperm(len(self.train), generator=generator).to(self.device)
+        total, right, seen, began, cpu_began = 0.0, 0, 0, time.monotonic(), time.process_time()
+        for step, chosen in enumerate(order.split(self.settings.batch_size)):
+            if len(chosen) == 1 and seen:
+                continue  # BatchNorm has no variance over a single image
+            self._set_rate(self.epoch * self.batches + step)
+            self.sparse.before_step(self.epoch * self.batches + step, self.batches)
+            inputs = augment(self.train.inputs[chosen], self.settings.augment, generator)
+            if (small := self.settings.smaller) and self.epoch < round(small.share * self.settings.epochs):
+                inputs = shrink(inputs, small.pixels)
+            loss, hits = self._step(inputs, self.train.labels[chosen])
+            self._check(loss, step)
+            total, right, seen = total + loss * len(chosen), right + hits, seen + len(chosen)
+            done = (self.epoch + (step + 1) / self.batches) / self.settings.epochs
+            progress(done, self._words())
+        found = evaluate(self.module, self.validation, precision=self.settings.precision)
+        self.epoch += 1
+        self.seconds += time.monotonic() - began
+        self.cpu_seconds += time.process_time() - cpu_began
+        self.history.append(
+            {
+                "epoch": self.epoch,
+                "train_loss": total / seen,
+                "train_accuracy_fraction": right / seen,
+                "validation_loss": found.loss,
+                "validation_accuracy_fraction": found.accuracy_fraction,
+                "seconds": round(self.seconds, 3),
+                "cpu_seconds": round(self.cpu_seconds, 3),
+                **self.sparse.sparsity(),
+            }
+        )
+        self._remember_best(found.loss)
+        progress(self.epoch / self.settings.epochs, self._words())
+
+    def _step(self, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
+        """One update; returns the batch's loss and how many of its images were right."""
+        if self.settings.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with autocast(self.device, self.settings.precision):
+            logits = self.forward(inputs)
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.settings.label_smoothing)
+        if self.share:
+            loss = (1 - self.share) * loss + self.share * self._distance(logits, inputs)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.sparse.after_backward()
+        self.optimizer.step()
+        self.sparse.after_step(self.optimizer.param_groups[0]["lr"])
+        return float(loss.detach()), int((logits.detach().argmax(1) == labels).sum())
+
+    def _distance(self, logits: Tensor, inputs: Tensor) -> Tensor:
+        """Softened outputs against the teacher's (Hinton, Vinyals and Dean, arXiv:1503.02531)."""
+        assert self.teach is not None
+        with torch.no_grad(), autocast(self.device, self.settings.precision):
+            wanted = self.teach(inputs).float()
+        ours = functional.log_softmax(logits.float() / TEMPERATURE, 1)
+        theirs = functional.log_softmax(wanted / TEMPERATURE, 1)
+        return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * TEMPERATURE**2
+
+    def _check(self, loss: float, step: int) -> None:
+        if not math.isfinite(loss):
+            raise TersorError(
+                "training diverged: the loss is no longer a number",
+                got=f"a loss of {loss}",
+                where=f"epoch {self.epoch + 1}, batch {step + 1} of {self.batches}",
+                todo=f"Lower learning_rate (now {self.settings.learning_rate:g}), or check the data for NaN",
+            )
+
+    def _set_rate(self, step: int) -> None:
+        rate = learning_rate(self.settings, step, self.settings.epochs * self.batches)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _words(self) -> str:
+        words = f"epoch {min(self.epoch + 1, self.settings.epochs)}/{self.settings.epochs}"
+        if self.history:
+            words += f", validation {100 * self.history[-1]['validation_accuracy_fraction']:.2f} %"
+        return words
+
+    def stopped(self) -> bool:
+        """Whether early stop has run out of patience, or the training accuracy asked for is reached.
+
+        Not before a ramp has ended: the network would be less sparse than was asked for.
+        """
+        if self.epoch < self.sparse.length:
+            return False
+        enough, patience = self.settings.stop_at_train_accuracy, self.settings.early_stop_patience
+        if enough is not None and self.history and self.history[-1]["train_accuracy_fraction"] >= enough:
+            return True
+        return patience is not None and self.epoch - max(self.best_epoch, self.sparse.length) >= patience
+
+    def _remember_best(self, loss: float) -> None:
+        """Keep the best weights; those of a ramp that goes on are not yet what was asked for."""
+        if self.settings.early_stop_patience is None or self.epoch < self.sparse.length:
+            return
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, self.epoch
+            self.best = {k: v.clone() for k, v in self.module.state_dict().items()}
+
+    def result(self) -> tuple[Network, dict[str, Any]]:
+        """The trained network with plain tensors, and the history."""
+        if self.best:
+            self.module.load_state_dict(self.best)
+        forms, grids = learned_forms(self.module, self.network), take_grids(self.module)
+        bake(self.module)
+        details = {"epochs": self.epoch, "history": self.history, "constrained": self.constrained}
+        plain = self.network.with_module(self.module.to(memory_format=torch.contiguous_format), forms)
+        plain = replace(plain, activations=grids)
+        return plain.with_tensors(plain.tensors, self.sparse.forms(plain)), details
+
+    def save(self, path: Path) -> None:
+        """Write the state to a temporary name, then rename."""
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "numbers": [self.epoch, self.best_loss, self.best_epoch, self.seconds, self.cpu_seconds],
+            "history": self.history,
+            "masks": self.sparse.masks,
+        }
+        buffer, temporary = io.BytesIO(), path.with_suffix(".tmp")
+        torch.save(state, buffer)  # into memory first: on a full disk torch raises no OSError
+        temporary.write_bytes(buffer.getbuffer())
+        os.replace(temporary, path)
+
+    def resume(self, path: Path | None) -> None:
+        """Take up a checkpoint if there is one."""
+        if path is None or not path.is_file():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if len(state["numbers"]) != 5:
+            return  # written before processor time was measured
+        self.module.load_state_dict(state["module"])
+        self.sparse.resumed(state.get("masks"))
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.best_loss, self.best_epoch, self.seconds, self.cpu_seconds = state["numbers"]
+        self.history, self.best = state["history"], state["best"]
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """A seed for each (seed, epoch): far apart, and the same everywhere."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint32)[0])

@@ -1,0 +1,117 @@
+"""The files of a bundle: int8 only where it holds, low-bit files of grids per channel."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import blobs, make
+
+from tersor.errors import BadInput, ClaimBroken
+from tersor.export.codec.pack import pack
+from tersor.export.forms.to_onnx import export_onnx
+from tersor.models.network import Network
+from tersor.pipeline.recipe.recipe import Linear, Recipe, Train
+from tersor.pipeline.shipping import files as shipping
+from tersor.pipeline.shipping.gates import parity_gate
+from tersor.pipeline.training.fit import fit
+from tersor.pipeline.weights.linear import quantize_weights
+
+DATA = blobs(200)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Network:
+    settings = Train(stage="train", epochs=4, batch_size=20, learning_rate=0.05)
+    return fit(make(classes=3), settings, DATA, seed=0)[0]
+
+
+@pytest.fixture
+def run(trained: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's folder as compress leaves it: trained, then rounded to four bits a channel."""
+    monkeypatch.setattr(shipping, "stage_metrics", lambda _: [{"name": "train"}])
+    final, _ = quantize_weights(trained, Linear(stage="linear", bits=4))
+    (tmp_path / "01-train").mkdir()
+    export_onnx(trained, tmp_path / "01-train" / "model.onnx")
+    export_onnx(final, tmp_path / "model.onnx")
+    final.save(tmp_path / "network.safetensors")
+    pack(tmp_path / "model.onnx", tmp_path / "model.tsr")
+    return tmp_path
+
+
+def recipe(**deploy: Any) -> Recipe:
+    raw = {"name": "x", "model": "mnist", "stages": [{"stage": "train"}], "deploy": deploy}
+    return Recipe.model_validate(raw)
+
+
+def test_int8_keeps_the_networks_grids_and_tells_how_it_came_about(run: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    files, skipped, notes = shipping.make_files(
+        recipe(int8_max_drop=0.5, int8_reduce_range=False), run, work, DATA, lambda *_: None
+    )
+    assert (files["model.int8.onnx"], skipped) == ("int8", [])
+    info = notes["int8"]
+    assert sorted(info["kept_integers"]) == ["conv1.0", "conv2.0", "fc1", "fc2"]
+    assert info["holds"]
+    assert set(info["tried"]) == {"minmax", "percentile", "entropy"}
+    assert files["model.lowbit.onnx"] == "lowbit"  # four bits a channel fit, though not in one codebook
+    assert (work / "model.lowbit.onnx").stat().st_size < 0.3 * (work / "model.onnx").stat().st_size
+    assert not (work / "folded.onnx.tmp").exists()
+
+
+def test_an_unknown_layer_to_keep_in_float_is_told_with_those_there_are(run: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    with pytest.raises(BadInput, match="no such layer to keep in float") as error:
+        shipping.make_files(recipe(int8_keep_float=["stem"]), run, work, DATA, lambda *_: None)
+    assert "stem" in str(error.value)
+    assert "conv1.0" in str(error.value)
+
+
+def test_int8_that_does_not_hold_is_not_shipped_and_the_reason_is_told(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.setattr(shipping, "floor_of", lambda *_: 1.25)
+    files, skipped, notes = shipping.make_files(
+        recipe(int8_calibration="minmax", lowbit=False), run, work, DATA, lambda *_: None
+    )
+    assert "model.int8.onnx" not in files
+    assert not (work / "model.int8.onnx").exists()
+    lost = 100 * (1.25 - notes["int8"]["validation_accuracy_fraction"])
+    assert skipped == [
+        (
+            "model.int8.onnx",
+            f"even with 3 layers in float it is {lost:.2f} points of validation accuracy short",
+        )
+    ]
+    assert np.isfinite(lost)
+
+
+def measured(run: Path, tmp_path: Path, name: str) -> list[shipping.Shipped]:
+    work = tmp_path / "work"
+    work.mkdir(exist_ok=True)
+    files = {"model.onnx": "fp32"}
+    (work / "model.onnx").write_bytes((run / name).read_bytes())
+    return shipping.measure_files(files, run, work, DATA, lambda *_: None)
+
+
+def test_a_file_of_another_network_breaks_the_parity_gate(
+    run: Path, trained: Network, tmp_path: Path
+) -> None:
+    trained.save(run / "01-train" / "network.safetensors")
+    (good,) = measured(run, tmp_path, "model.onnx")
+    assert good.max_abs_diff <= good.most_diff
+    (bad,) = measured(run, tmp_path, "01-train/model.onnx")  # not rounded to four bits
+    row = parity_gate([(s.path.name, s.max_abs_diff, s.most_diff) for s in (good, bad)])
+    assert not row["ok"]
+
+
+def test_logits_that_are_no_numbers_are_not_shipped(run: Path, trained: Network, tmp_path: Path) -> None:
+    trained.save(run / "01-train" / "network.safetensors")
+    broken = trained.with_tensors({**trained.tensors, "fc2.bias": trained.tensors["fc2.bias"] * np.nan})
+    export_onnx(broken, run / "broken.onnx")
+    with pytest.raises(ClaimBroken, match=r"values that are no numbers.*model\.onnx"):
+        measured(run, tmp_path, "broken.onnx")

@@ -1,0 +1,57 @@
+"""Gates: each limit holds exactly at its value and breaks just beyond, with which file and by how much."""
+
+import pytest
+
+from tersor.pipeline.recipe.recipe import Gates
+from tersor.pipeline.shipping.gates import broken, check_gates, parity_gate
+
+
+def entry(file: str, kind: str, accuracy: float, difference: float, size: int, *p50_ms: float) -> dict:
+    return {
+        "file": file, "kind": kind, "accuracy_fraction": accuracy, "max_abs_diff": difference, "bytes": size,
+        "latency": [{"p50_ms": p50} for p50 in p50_ms],
+    }  # fmt: skip
+
+
+BASELINE = entry("baseline.onnx", "fp32", 0.98, 1e-6, 1000)
+PACKED = entry("model.tsr", "packed", 0.975, 2e-6, 100)
+INT8 = entry("model.int8.onnx", "int8", 0.97, 0.2, 300, 0.5, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("gate", "holds", "breaks", "file"),
+    [
+        ("max_accuracy_drop", 0.01, 0.0099, "model.int8.onnx"),
+        ("max_bytes", 100, 99, "model.tsr"),
+        ("max_abs_diff", 2e-6, 1.9e-6, "model.tsr"),
+        ("max_latency_ms", 0.5, 0.49, "model.int8.onnx"),
+    ],
+)
+def test_limit_holds_at_its_value_and_breaks_beyond(
+    gate: str, holds: float, breaks: float, file: str
+) -> None:
+    (row,) = check_gates(Gates(**{gate: holds}), BASELINE, [PACKED, INT8])
+    assert row["ok"]
+    assert broken([row]) == []
+    (row,) = check_gates(Gates(**{gate: breaks}), BASELINE, [PACKED, INT8])
+    assert not row["ok"]
+    (told,) = broken([row])
+    assert told.startswith(f"{gate}: {file} has ")
+    assert "too much" in told
+
+
+def test_no_limits_no_gates() -> None:
+    assert check_gates(Gates(), BASELINE, [PACKED]) == []
+
+
+def test_latency_that_was_not_measured_breaks_its_gate() -> None:
+    rows = check_gates(Gates(max_latency_ms=1.0), BASELINE, [PACKED])
+    assert "not measured" in broken(rows)[0]
+
+
+def test_the_parity_gate_names_the_file_nearest_to_its_bound() -> None:
+    row = parity_gate([("model.onnx", 5e-5, 1e-4), ("model.int8.onnx", 2.0, 9.0)])
+    assert (row["gate"], row["file"], row["ok"]) == ("parity", "model.onnx", True)
+    row = parity_gate([("model.onnx", 5e-5, 1e-4), ("model.int8.onnx", 9.5, 9.0)])
+    assert (row["file"], row["ok"]) == ("model.int8.onnx", False)
+    assert broken([row]) == ["parity: model.int8.onnx has 9.5, the limit is 9.0 (0.5 too much)"]

@@ -1,0 +1,138 @@
+"""Which calibration, which layers stay in float: chosen by accuracy of the files, told when nothing helps."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import blobs, make
+
+from tersor.errors import BadInput
+from tersor.export.forms.int8 import LayerGrid
+from tersor.export.forms.to_onnx import export_onnx
+from tersor.models.network import Activation, Network
+from tersor.pipeline.recipe.recipe import Linear, Train
+from tersor.pipeline.shipping import int8_choice
+from tersor.pipeline.shipping.int8_choice import Judge, candidates_of, floor_of, grids_of, make_int8
+from tersor.pipeline.training.fit import fit
+from tersor.pipeline.weights.linear import quantize_weights
+
+DATA = blobs(300)
+IMAGES = DATA.preprocessing.apply(DATA.train.images[:100])
+JUDGE = Judge(DATA.preprocessing.apply(DATA.validation.images), DATA.validation.labels)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Network:
+    settings = Train(stage="train", epochs=5, batch_size=20, learning_rate=0.05)
+    return fit(make(classes=3), settings, DATA, seed=0)[0]
+
+
+@pytest.fixture
+def folded(trained: Network, tmp_path: Path) -> Path:
+    export_onnx(trained, tmp_path / "folded.onnx", fold_batch_norm=True)
+    return tmp_path / "folded.onnx"
+
+
+def test_all_methods_are_tried_and_nothing_stays_in_float_without_need(
+    trained: Network, folded: Path, tmp_path: Path
+) -> None:
+    own = JUDGE(folded)[0]
+    candidates = candidates_of(trained, IMAGES)
+    asked = {"floor": own - 0.02, "reduce_range": False, "candidates": candidates}
+    info = make_int8(folded, tmp_path / "q.onnx", IMAGES, JUDGE, **asked)
+    assert set(info["tried"]) == {"minmax", "percentile", "entropy"}
+    assert info["tried"][info["method"]] == max(info["tried"].values())
+    assert info["holds"]
+    assert (info["kept_float"], info["helps"]) == ([], {})
+    assert JUDGE(tmp_path / "q.onnx")[0] == info["validation_accuracy_fraction"]
+
+
+def test_layers_asked_for_stay_in_float_whatever_comes_out(folded: Path, tmp_path: Path) -> None:
+    grids = {"fc1": LayerGrid(None, 1000.0, 0)}
+    asked = {"candidates": {"minmax": grids}, "reduce_range": False, "keep_float": ["conv1.0"]}
+    own = JUDGE(folded)[0]
+    easy = make_int8(folded, tmp_path / "q.onnx", IMAGES, JUDGE, floor=None, **asked)
+    assert (easy["kept_float"], easy["helps"]) == (["conv1.0"], {})
+    hard = make_int8(folded, tmp_path / "q.onnx", IMAGES, JUDGE, floor=own - 0.05, **asked)
+    assert sorted(hard["kept_float"]) == ["conv1.0", "fc1"]
+    assert "conv1.0" not in hard["helps"]
+
+
+def test_the_layer_that_hurts_is_found_and_left_in_float(folded: Path, tmp_path: Path) -> None:
+    # fc1's input grid is far too coarse: int8 is broken as long as that layer is quantized
+    grids = {"fc1": LayerGrid(None, 1000.0, 0)}
+    own = JUDGE(folded)[0]
+    asked = {"candidates": {"minmax": grids}, "reduce_range": False}
+    broken = make_int8(folded, tmp_path / "q.onnx", IMAGES, JUDGE, floor=None, **asked)
+    assert broken["validation_accuracy_fraction"] < own - 0.1
+    info = make_int8(folded, tmp_path / "q.onnx", IMAGES, JUDGE, floor=own - 0.05, **asked)
+    assert info["kept_float"] == ["fc1"]
+    assert set(info["helps"]) == {"conv1.0", "conv2.0", "fc1", "fc2"}
+    assert info["helps"]["fc1"] == max(info["helps"].values())
+    assert info["holds"]
+
+
+def test_a_floor_out_of_reach_is_told(folded: Path, tmp_path: Path) -> None:
+    info = make_int8(
+        folded, tmp_path / "q.onnx", IMAGES, JUDGE, floor=1.01, candidates={"minmax": {}}, reduce_range=False
+    )
+    assert not info["holds"]
+    assert len(info["kept_float"]) == 3  # all but one: with the last there would be no int8 left
+
+
+def test_loss_decides_between_equal_accuracies(
+    folded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([0.3, 0.1, 0.2])
+    monkeypatch.setattr(int8_choice, "to_int8", lambda *_, **asked: {"quantized": []})
+    judge: Any = lambda _: (0.9, next(losses))  # noqa: E731
+    candidates: dict[str, dict[str, LayerGrid]] = {"minmax": {}, "percentile": {}, "entropy": {}}
+    info = make_int8(folded, tmp_path / "q", IMAGES, judge, floor=0.5, candidates=candidates)
+    assert info["method"] == "percentile"
+
+
+def test_learned_grids_stay_whatever_the_method(trained: Network) -> None:
+    network = replace(trained, activations={"fc1": Activation(8, 0.5, 3)})
+    found = candidates_of(network, IMAGES)
+    assert all(grids["fc1"] == LayerGrid(None, 0.5, 3) for grids in found.values())
+    assert set(found["minmax"]) == {"fc1"}
+    assert set(found["entropy"]) == {"conv1.0", "conv2.0", "fc1", "fc2"}
+
+
+def test_judged_are_accuracy_and_loss_of_the_file(trained: Network, folded: Path) -> None:
+    import torch
+    from torch.nn import functional
+
+    logits = trained.module()(torch.from_numpy(JUDGE.inputs)).detach()
+    labels = torch.from_numpy(JUDGE.labels)
+    accuracy, loss = JUDGE(folded)
+    assert accuracy == float((logits.argmax(1) == labels).float().mean())
+    assert loss == pytest.approx(float(functional.cross_entropy(logits, labels)), abs=1e-4)
+
+
+def test_grids_are_the_networks_own(trained: Network) -> None:
+    rounded, _ = quantize_weights(trained, Linear(stage="linear", bits=4, per_layer={"fc2": 12}))
+    network = replace(rounded, activations={"fc1": Activation(4, 0.5, 3), "fc2": Activation(8, 0.25, 7)})
+    grids = grids_of(network)
+    assert set(grids) == {"conv1.0", "conv2.0", "fc1", "fc2"}
+    whole = grids["fc1"].integers
+    assert whole is not None
+    assert np.abs(whole).max() == 7
+    assert grids["fc1"].scale == pytest.approx(0.5 * 15 / 255)
+    assert grids["fc1"].zero_point == round(3 * 255 / 15)
+    assert grids["fc2"] == LayerGrid(None, 0.25, 7)  # twelve bits do not fit int8, its input's eight do
+
+
+@pytest.mark.parametrize(
+    ("baseline", "own", "drop", "floor"),
+    [(0.9, 0.88, None, None), (0.9, 0.88, 0.05, 0.85), (0.9, 0.80, 0.05, 0.80)],
+)
+def test_the_floor_is_the_gates(baseline: float, own: float, drop: float | None, floor: float | None) -> None:
+    assert floor_of(baseline, own, drop) == (None if floor is None else pytest.approx(floor))
+
+
+def test_a_drop_that_is_no_fraction_is_told() -> None:
+    with pytest.raises(BadInput, match="max_drop is out of range. Got 5. Wanted a fraction, 0 to 1"):
+        floor_of(0.9, 0.9, 5)
