@@ -35,8 +35,14 @@ def measure(source: Path, coder: str, queue: "multiprocessing.Queue[dict[str, fl
             unpack(packed, back)
             ended = time.perf_counter()
         assert back.read_bytes() == source.read_bytes()
-        queue.put({"pack_s": middle - began, "unpack_s": ended - middle, "packed": packed.stat().st_size,
-                   "peak": _status("VmHWM") - before})  # fmt: skip
+        queue.put(
+            {
+                "pack_s": middle - began,
+                "unpack_s": ended - middle,
+                "packed": packed.stat().st_size,
+                "peak": _status("VmHWM") - before,
+            }
+        )
 
 
 def _status(entry: str) -> int:
@@ -57,8 +63,12 @@ def samples(folder: Path) -> list[Path]:
     vgg = make("vgg16_half", (3, 32, 32))
     pruned, _ = prune_weights(vgg, Sparsity(stage="sparsity", method="level", amount=0.9))
     shared, _ = share_weights(pruned, Sharing(stage="sharing", bits=4))
-    nets = {"vgg16-half": vgg, "vgg16-half-shared": shared, "resnet18": make("resnet18", (3, 64, 64), 1000),
-            "resnet50": make("resnet50", (3, 64, 64), 1000)}  # fmt: skip
+    nets = {
+        "vgg16-half": vgg,
+        "vgg16-half-shared": shared,
+        "resnet18": make("resnet18", (3, 64, 64), 1000),
+        "resnet50": make("resnet50", (3, 64, 64), 1000),
+    }
     files = [folder / f"{name}.onnx" for name in nets]
     for file, net in zip(files, nets.values(), strict=True):
         export_onnx(net, file)

@@ -20,10 +20,14 @@ def jobs(count: int) -> list[Job]:
     for seed in range(count):
         recipe = Recipe.model_validate(
             {
-                "name": f"bench-{seed}", "seed": seed, "threads": 1, "model": "mnist",
-                "data": {"kind": "digits"}, "stages": [{"stage": "train", "epochs": 60, "batch_size": 64}],
+                "name": f"bench-{seed}",
+                "seed": seed,
+                "threads": 1,
+                "model": "mnist",
+                "data": {"kind": "digits"},
+                "stages": [{"stage": "train", "epochs": 60, "batch_size": 64}],
             }
-        )  # fmt: skip
+        )
         plain = recipe.model_dump(mode="json")
         made.append(Job(seed, f"{seed}", {"seed": seed}, plain, "runs", f"{seed}.json", False))
     return made

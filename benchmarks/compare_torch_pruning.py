@@ -57,9 +57,15 @@ def theirs(network: Network, how: tuple[Any, Gradients], ratio: float, everywher
     outputs = len(network.classes)
     last = [m for m in module.modules() if isinstance(m, nn.Linear) and m.out_features == outputs]
     pruner = tp.pruner.BasePruner(
-        module, torch.zeros(1, *network.input_shape), importance=importance, pruning_ratio=ratio,
-        global_pruning=everywhere, ignored_layers=last, round_to=ROUND_TO, max_pruning_ratio=0.9,
-    )  # fmt: skip
+        module,
+        torch.zeros(1, *network.input_shape),
+        importance=importance,
+        pruning_ratio=ratio,
+        global_pruning=everywhere,
+        ignored_layers=last,
+        round_to=ROUND_TO,
+        max_pruning_ratio=0.9,
+    )
     pruner.step()
     return network.with_module(module, forms={})
 
@@ -85,9 +91,14 @@ def ours_at(
 ) -> Network:
     """The width search's network."""
     settings = Structure.model_validate(
-        {"stage": "structure", "pruner": pruner, "linear": True,
-         "search": {"speedup": speedup, "step": 8, "rounds": 5}, "max_cut": 0.9}
-    )  # fmt: skip
+        {
+            "stage": "structure",
+            "pruner": pruner,
+            "linear": True,
+            "search": {"speedup": speedup, "step": 8, "rounds": 5},
+            "max_cut": 0.9,
+        }
+    )
     counts = structure.counts_for(settings, network, network, profiles, lambda *_: None)
     found, told = structure.prune_channels(network, settings, images, lambda *_: None, counts=counts)
     print(json.dumps(told["search"]), flush=True)
@@ -112,10 +123,17 @@ def main() -> None:
     network = networks.load(options.stage / "network.safetensors")
     first = structure.Images(data.preprocessing.apply(data.train.images[:10_000]), data.train.labels[:10_000])
     tune = Tune.model_validate(
-        {"stage": "tune", "epochs": options.epochs, "batch_size": 128, "optimizer": "sgd",
-         "learning_rate": 0.03, "weight_decay": 5e-4, "channels_last": True,
-         "augment": {"shift_pixels": 4, "flip": True}}
-    )  # fmt: skip
+        {
+            "stage": "tune",
+            "epochs": options.epochs,
+            "batch_size": 128,
+            "optimizer": "sgd",
+            "learning_rate": 0.03,
+            "weight_decay": 5e-4,
+            "channels_last": True,
+            "augment": {"shift_pixels": 4, "flip": True},
+        }
+    )
     clock, ways, rows = Clock(network, 1, 1), {"baseline": network}, []
     clock.time(network)
     profiles = options.out.with_suffix(".profiles")

@@ -28,10 +28,22 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerN
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.ELU)
 
 TOTALS = (
-    "parameters", "weights", "biases", "nonzero_weights", "sparsity_fraction", "macs", "effective_macs",
-    "flops", "activations", "weight_bytes", "inference_memory_bytes", "training_memory_elements",
-    "training_memory_bytes", "batch", "bits",
-)  # fmt: skip
+    "parameters",
+    "weights",
+    "biases",
+    "nonzero_weights",
+    "sparsity_fraction",
+    "macs",
+    "effective_macs",
+    "flops",
+    "activations",
+    "weight_bytes",
+    "inference_memory_bytes",
+    "training_memory_elements",
+    "training_memory_bytes",
+    "batch",
+    "bits",
+)
 """What `Cost.to_dict` tells of the whole network."""
 
 

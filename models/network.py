@@ -148,9 +148,14 @@ def create(
     """
     module = definitions.build(definition, input_shape, len(classes), arguments)
     shell = Network(
-        definition, dict(arguments), input_shape, classes, preprocessing, {},
+        definition,
+        dict(arguments),
+        input_shape,
+        classes,
+        preprocessing,
+        {},
         source_sha256=definitions.source_digest(definition),
-    )  # fmt: skip
+    )
     return shell.with_module(module)
 
 

@@ -73,10 +73,11 @@ def deploy(
             tell(1.0, str(target))
     if broken:
         raise ClaimBroken(
-            "a gate does not hold, nothing was shipped", got="; ".join(broken),
+            "a gate does not hold, nothing was shipped",
+            got="; ".join(broken),
             where=f"gates of {recipe.name}",
             todo=f"The rejected bundle is in {target}; change the recipe or the gate",
-        )  # fmt: skip
+        )
     return target, manifest
 
 

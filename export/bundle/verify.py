@@ -239,6 +239,9 @@ def _accuracy(
     got, claimed = parity.accuracy(session, images, labels), float(entry["accuracy_fraction"])
     allowed = 1.5 / len(labels) + (0.005 if entry["kind"] in parity.RELATIVE else 0.0)
     return Check(
-        f"{entry['file']}: accuracy_fraction", abs(got - claimed) <= allowed, f"{got:.4f}", f"{claimed:.4f}",
+        f"{entry['file']}: accuracy_fraction",
+        abs(got - claimed) <= allowed,
+        f"{got:.4f}",
+        f"{claimed:.4f}",
         f"{len(labels)} images",
-    )  # fmt: skip
+    )

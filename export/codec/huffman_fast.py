@@ -62,6 +62,7 @@ def _encode(symbols, entries, starts, stops, words, begins, bits):  # type: igno
     four, fifteen = u(4), u(15)
 
     def put(words, at, word, used, chunk, length):  # type: ignore[no-untyped-def]
+        """Append `length` bits to the word under way; returns where it stands then."""
         word |= (chunk << (u(64) - length)) >> used
         words[at] = word
         used += length
@@ -118,6 +119,7 @@ def _decode(data, begins, sizes, entries, table_bits, stops, out, at, ends):  # 
     drop = u(64 - table_bits)
 
     def window(data, begin, bit):  # type: ignore[no-untyped-def]
+        """The 64 bits from `bit` on, the first one highest; the last seven may be missing."""
         # Eight byte loads, which the compiler turns into one load and a byte swap.
         b = begin + (bit >> three)
         high = (u(data[b]) << u(56)) | (u(data[b + u(1)]) << u(48))
@@ -127,6 +129,7 @@ def _decode(data, begins, sizes, entries, table_bits, stops, out, at, ends):  # 
         return (high | low) << (bit & seven)
 
     def store(out, k, entry):  # type: ignore[no-untyped-def]
+        """Write the symbols of a table entry to `out[k:]`."""
         # Four byte stores, which the compiler turns into one; bytes too many are written over later.
         out[k], out[k + u(1)] = entry >> u(12), entry >> u(20)
         out[k + u(2)], out[k + u(3)] = entry >> u(28), entry >> u(36)

@@ -105,5 +105,8 @@ def _decode_scaled(source: ByteReader, piece: Piece, width: int) -> Patterns:
 
 
 _SPARSE_DECODERS = {
-    RELATIVE: decode_relative, BITMAP: decode_bitmap, JOINT: decode_joint, ADAPTIVE: decode_adaptive,
-}  # fmt: skip
+    RELATIVE: decode_relative,
+    BITMAP: decode_bitmap,
+    JOINT: decode_joint,
+    ADAPTIVE: decode_adaptive,
+}

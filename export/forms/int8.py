@@ -78,9 +78,10 @@ def to_int8(
     used = {k: v for k, v in (grids or {}).items() if k in layers and k not in in_float}
     kept, overrides = _overrides(model, layers, used, 64 if reduce_range else 127)
     options = {
-        "reduce_range": reduce_range, "nodes_to_exclude": excluded,
+        "reduce_range": reduce_range,
+        "nodes_to_exclude": excluded,
         "extra_options": {"TensorQuantOverrides": overrides},
-    }  # fmt: skip
+    }
     quantized = _quantize(model, calibration, options, folded_onnx)
     _free_outputs(quantized)
     graphs.tidy(quantized)

@@ -242,9 +242,11 @@ def _version(consumer: str) -> tuple[int, ...]:
         return tuple(int(part) for part in consumer.split("."))
     except ValueError as error:
         raise BadInput(
-            "the consumer is a version of ONNX Runtime", got=repr(consumer), wanted="such as 1.17 or 1.24.4",
+            "the consumer is a version of ONNX Runtime",
+            got=repr(consumer),
+            wanted="such as 1.17 or 1.24.4",
             where="lowbit_consumer",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _size(item: NodeProto | TensorProto) -> int:

@@ -137,10 +137,17 @@ def _exported(module: "torch.nn.Module", network: "Network") -> "onnx_ir.Model":
     try:
         with _quiet():
             program = torch.onnx.export(
-                module, (example,), dynamo=True, opset_version=OPSET, optimize=False, verbose=False,
-                external_data=False, input_names=[INPUT], output_names=[OUTPUT],
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                optimize=False,
+                verbose=False,
+                external_data=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
-            )  # fmt: skip
+            )
     except Exception as error:  # torch raises many classes here, some of them private
         from tersor.export.forms.export_errors import explain
 

@@ -226,9 +226,22 @@ def _row(name: str, provider: str, batch: int, threads: int, own: np.ndarray, ba
     base_low, base_high = _median_interval(base)
     apart = (low > base_high or high < base_low) and not speedup_low <= 1.0 <= speedup_high
     return LatencyRow(
-        name, provider, batch, threads, p50, p90, p99, speedup, low, high, speedup_low, speedup_high,
-        apart and abs(speedup - 1.0) > SAME_FILE_FRACTION, batch / p50 * 1e3, len(own),
-    )  # fmt: skip
+        name,
+        provider,
+        batch,
+        threads,
+        p50,
+        p90,
+        p99,
+        speedup,
+        low,
+        high,
+        speedup_low,
+        speedup_high,
+        apart and abs(speedup - 1.0) > SAME_FILE_FRACTION,
+        batch / p50 * 1e3,
+        len(own),
+    )
 
 
 def _median_interval(samples: np.ndarray) -> tuple[float, float]:

@@ -132,8 +132,13 @@ def layer_model(shape: LayerShape, *, int8: bool = False) -> bytes:
 
 def _attributes(shape: LayerShape) -> dict[str, Any]:
     pads = [*shape.padding, *shape.padding]
-    return {"kernel_shape": shape.kernel, "strides": shape.stride, "pads": pads,
-            "dilations": shape.dilation, "group": shape.groups}  # fmt: skip
+    return {
+        "kernel_shape": shape.kernel,
+        "strides": shape.stride,
+        "pads": pads,
+        "dilations": shape.dilation,
+        "group": shape.groups,
+    }
 
 
 def _float_nodes(

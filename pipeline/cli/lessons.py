@@ -70,10 +70,14 @@ def shrink(
     from tersor.pipeline.lessons import shrink_run
 
     found, picture = shrink_run.run_shrink(
-        run, data, layers=[name for name in layers.split(",") if name], widths=widths or [],
+        run,
+        data,
+        layers=[name for name in layers.split(",") if name],
+        widths=widths or [],
         settings={"max_drop": max_drop, "against": against, "by": by},
-        tuning={"epochs": epochs, "learning_rate": learning_rate}, quiet=quiet,
-    )  # fmt: skip
+        tuning={"epochs": epochs, "learning_rate": learning_rate},
+        quiet=quiet,
+    )
     if as_json:
         print_json(shrink_run.as_json(found))
     else:

@@ -71,9 +71,12 @@ def compress(
 
 
 def _next(
-    command: str, what: Path, overrides: list[str] | None = None, data: Path | None = None,
+    command: str,
+    what: Path,
+    overrides: list[str] | None = None,
+    data: Path | None = None,
     runs: Path = Path("runs"),
-) -> str:  # fmt: skip
+) -> str:
     """The command line that goes on with the same settings, from a recipe or with a bundle."""
     words = ["tersor", command, str(what), *(["--data", str(data)] if data else [])]
     words += [word for override in overrides or [] for word in ("--set", override)]

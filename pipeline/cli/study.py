@@ -53,9 +53,14 @@ def sensitivity(
     from tersor.pipeline.recipe.read import read_recipe
 
     page, points = run_sensitivity(
-        read_recipe(recipe, overrides or (), data), runs, method=method, levels=levels, stage=stage,
-        limit=images, quiet=quiet,
-    )  # fmt: skip
+        read_recipe(recipe, overrides or (), data),
+        runs,
+        method=method,
+        levels=levels,
+        stage=stage,
+        limit=images,
+        quiet=quiet,
+    )
     print_json([vars(point) for point in points]) if as_json else typer.echo(str(page))
 
 
@@ -113,9 +118,11 @@ def study(
         typer.echo(f"tersor: trial {record['trial']} {record['settings']}: {record['error']}", err=True)
     if len(failed) == len(records):
         raise TersorError(
-            "all trials failed", got=failed[0]["error"], where=folder,
+            "all trials failed",
+            got=failed[0]["error"],
+            where=folder,
             todo="Mend the study or its recipe and run it again",
-        )  # fmt: skip
+        )
 
 
 def table_r5(
@@ -210,9 +217,14 @@ def table_bits(
 
 
 def _tell_table(
-    report: str, rows: list[dict[str, Any]], text: str, out: Path | None, as_json: bool,
-    target: str = "", what: str = "table",
-) -> None:  # fmt: skip
+    report: str,
+    rows: list[dict[str, Any]],
+    text: str,
+    out: Path | None,
+    as_json: bool,
+    target: str = "",
+    what: str = "table",
+) -> None:
     from tersor.files import writing
 
     if out is not None:

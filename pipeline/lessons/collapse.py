@@ -77,9 +77,14 @@ def fresh(parts: Parts, gone: int, order: Tensor) -> Parts:
 
 
 REBUILDS: Mapping[str, Callable[[Parts, int, Tensor], Parts]] = {
-    "right": right, "last_column": last_column, "last_bias": last_bias, "by_influence": by_influence,
-    "cut_flat": cut_flat, "transposed": transposed, "fresh": fresh,
-}  # fmt: skip
+    "right": right,
+    "last_column": last_column,
+    "last_bias": last_bias,
+    "by_influence": by_influence,
+    "cut_flat": cut_flat,
+    "transposed": transposed,
+    "fresh": fresh,
+}
 
 
 @dataclass(frozen=True)
@@ -170,9 +175,13 @@ def _parts(
 
 
 def _proof(
-    network: Network, wired: Wiring, way: Callable[[Parts, int, Tensor], Parts], gone: int, order: Tensor,
+    network: Network,
+    wired: Wiring,
+    way: Callable[[Parts, int, Tensor], Parts],
+    gone: int,
+    order: Tensor,
     inputs: Tensor,
-) -> tuple[bool, str]:  # fmt: skip
+) -> tuple[bool, str]:
     rebuilt = rebuild(network, wired, way, gone, order)
     try:
         removed = wired.sets([gone])

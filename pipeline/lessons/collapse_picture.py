@@ -48,8 +48,10 @@ def draw_collapse(result: "Collapse", theirs: Sequence[float], path: Path) -> No
             axes.scatter(range(len(shown)), shown, s=11, color=color, linewidths=0, zorder=2)
             axes.set_title(
                 f"{way.name.replace('_', ' ')}: {'proven' if way.proven else 'the proof fails'}",
-                fontsize=10, loc="left", color=color,
-            )  # fmt: skip
+                fontsize=10,
+                loc="left",
+                color=color,
+            )
             axes.set_ylim(0, 100)
             axes.tick_params(labelsize=8)
         for axes in panels[:, 0]:
@@ -60,8 +62,11 @@ def draw_collapse(result: "Collapse", theirs: Sequence[float], path: Path) -> No
         figure.suptitle(
             f"One of {len(result.rebuilds[0].accuracies)} neurons of {result.layer} removed: "
             "a right rebuild and six wrong ones",
-            fontsize=13, color=INK, x=0.01, ha="left",
-        )  # fmt: skip
+            fontsize=13,
+            color=INK,
+            x=0.01,
+            ha="left",
+        )
         temporary = path.with_name(path.name + ".tmp")
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
     temporary.replace(path)

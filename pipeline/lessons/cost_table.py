@@ -26,9 +26,11 @@ def run_costs(run: Path, *, batch: int, bits: int) -> tuple[Cost, Cost]:
     """
     if batch < 1 or not 1 <= bits <= 32:
         raise BadInput(
-            "batch or bits are out of range", got=f"batch {batch}, bits {bits}",
-            wanted="a batch of at least 1 and 1 to 32 bits", where="cost",
-        )  # fmt: skip
+            "batch or bits are out of range",
+            got=f"batch {batch}, bits {bits}",
+            wanted="a batch of at least 1 and 1 to 32 bits",
+            where="cost",
+        )
     stage_folders(run)  # tells an unfinished run before anything is loaded
     before, after = stage_network(run), networks.load(run / "network.safetensors")
     return cost(before, batch=batch), cost(after, batch=batch, bits=bits)

@@ -74,8 +74,10 @@ def run_lesson(run: Path | None, *, batch: int, threads: int, seconds: float, qu
     if not inputs:
         raise BadInput(
             "the network has no convolution that one matrix product could do",
-            got=network.definition, wanted="a Conv2d of one group", where="gemm-lesson",
-        )  # fmt: skip
+            got=network.definition,
+            wanted="a Conv2d of one group",
+            where="gemm-lesson",
+        )
     found = list[Lesson]()
     with Reporter([(part, 3.0) for part in (NETWORK, *inputs)], quiet=quiet) as reporter:
         for part in (NETWORK, *inputs):
@@ -100,6 +102,7 @@ def _inputs(module: nn.Module, images: Tensor) -> dict[str, tuple[nn.Conv2d, Ten
     seen: dict[str, tuple[nn.Conv2d, Tensor]] = {}
 
     def note(name: str, layer: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
+        """Remember what reaches a layer."""
         seen[name] = (layer, inputs[0].clone())
 
     for name, layer in module.named_modules():
@@ -156,9 +159,14 @@ def _onnx_convolution(convolution: nn.Conv2d) -> bytes:
     tensors = {"weight": of.weight} | ({"bias": of.bias} if of.bias is not None else {})
     values = [numpy_helper.from_array(t.detach().numpy(), name) for name, t in tensors.items()]
     node = helper.make_node(
-        "Conv", ["input", *tensors], ["output"], kernel_shape=list(of.kernel_size), strides=list(of.stride),
-        dilations=list(of.dilation), pads=[int(p) for p in of.padding] * 2,
-    )  # fmt: skip
+        "Conv",
+        ["input", *tensors],
+        ["output"],
+        kernel_shape=list(of.kernel_size),
+        strides=list(of.stride),
+        dilations=list(of.dilation),
+        pads=[int(p) for p in of.padding] * 2,
+    )
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", channels, None, None])
         for name, channels in (("input", of.in_channels), ("output", of.out_channels))
@@ -176,9 +184,14 @@ def _lesson(part: str, ways: Ways, images: Tensor, threads: int, seconds: float,
     differences = {name: max_difference(way(), wanted) for name, way in whole.items()}
     check_same(part, differences)
     rows = time_calls(
-        ways, baseline="Conv2d", provider="CPU", batch=len(images), threads=threads,
-        seconds_per_call=seconds, progress=lambda fraction: tell(fraction, "timing"),
-    )  # fmt: skip
+        ways,
+        baseline="Conv2d",
+        provider="CPU",
+        batch=len(images),
+        threads=threads,
+        seconds_per_call=seconds,
+        progress=lambda fraction: tell(fraction, "timing"),
+    )
     columns = ways["unfold alone"]().nbytes if "unfold alone" in ways else 0
     return Lesson(part, tuple(rows), differences, columns, images.nbytes)
 

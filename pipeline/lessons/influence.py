@@ -138,10 +138,13 @@ def influence(
         for channel, after in enumerate(measured(network, w, validation, told)):
             found.append(
                 Channel(
-                    w.layer, channel, {m: float(guesses[w.layer][m][channel]) for m in METHODS},
-                    baseline.accuracy_fraction - after.accuracy_fraction, after.loss - baseline.loss,
+                    w.layer,
+                    channel,
+                    {m: float(guesses[w.layer][m][channel]) for m in METHODS},
+                    baseline.accuracy_fraction - after.accuracy_fraction,
+                    after.loss - baseline.loss,
                 )
-            )  # fmt: skip
+            )
     progress(1.0, f"{total} channels")
     return Influence(tuple(found), baseline, len(validation), left_out, proofs)
 
@@ -179,6 +182,7 @@ def gate_gradients(
     gates: dict[str, Tensor] = {}
 
     def gated(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        """The output times its gates, one an image and channel."""
         shape = (*output.shape[:2], *[1] * (output.dim() - 2))
         gates[name] = torch.ones(shape, dtype=output.dtype, requires_grad=True)
         return output * gates[name]
@@ -239,6 +243,11 @@ def _agreement(layer: str, method: Method, channels: Sequence[Channel]) -> Agree
     drops = [c.accuracy_drop_fraction for c in channels]
     losses = [c.loss_increase for c in channels]
     return Agreement(
-        layer, method, len(channels), spearman(guesses, drops), chance(guesses, drops),
-        spearman(guesses, losses), drops[guesses.index(min(guesses))],
-    )  # fmt: skip
+        layer,
+        method,
+        len(channels),
+        spearman(guesses, drops),
+        chance(guesses, drops),
+        spearman(guesses, losses),
+        drops[guesses.index(min(guesses))],
+    )

@@ -54,8 +54,11 @@ def draw_influence(result: Influence, path: Path, name: str) -> None:
         figure.suptitle(
             f"{name}: what a channel's parameters say, and what its removal costs "
             f"({accuracy:.2f} % of {result.images:,} images before)",
-            fontsize=13, color=INK, x=0.01, ha="left",
-        )  # fmt: skip
+            fontsize=13,
+            color=INK,
+            x=0.01,
+            ha="left",
+        )
         temporary = path.with_name(path.name + ".tmp")
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
     temporary.replace(path)
@@ -71,9 +74,14 @@ def _scatter(axes: "Axes", layer: str, channels: Sequence[Channel], own: Agreeme
     for index, color in ((best, INK), (first, PICK)):
         size = 90 if index != best or color == INK else 170  # one ring around the other when they agree
         axes.scatter(
-            [guesses[index]], [drops[index]], s=size, facecolors="none", edgecolors=color, linewidths=1.6,
+            [guesses[index]],
+            [drops[index]],
+            s=size,
+            facecolors="none",
+            edgecolors=color,
+            linewidths=1.6,
             zorder=3,
-        )  # fmt: skip
+        )
     if not small:
         for c, x, y in zip(channels, guesses, drops):
             axes.annotate(str(c.channel), (x, y), (7, 5), textcoords="offset points", fontsize=8, color=MUTED)
@@ -90,6 +98,7 @@ def _scale(axes: "Axes", guesses: Sequence[float], drops: Sequence[float]) -> No
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, SymmetricalLogLocator
 
     def plain(value: float, _: object) -> str:
+        """A tick's number without exponents."""
         return f"{value:g}"
 
     if min(guesses) > 0 and max(guesses) / min(guesses) > 5:
@@ -123,9 +132,15 @@ def _correlations(axes: "Axes", layers: Sequence[str], agreements: Sequence[Agre
         rows = [row + offsets[method] for row in range(len(layers))]
         filled = [ACCENT if a.chance < 0.05 else PAPER for a in own]
         axes.scatter(
-            [a.spearman for a in own], rows, marker=MARKS[method], s=46, c=filled, edgecolors=ACCENT,
-            linewidths=1.2, zorder=3,
-        )  # fmt: skip
+            [a.spearman for a in own],
+            rows,
+            marker=MARKS[method],
+            s=46,
+            c=filled,
+            edgecolors=ACCENT,
+            linewidths=1.2,
+            zorder=3,
+        )
         axes.scatter([], [], marker=MARKS[method], s=46, color=ACCENT, label=method)
     axes.scatter([], [], s=90, facecolors="none", edgecolors=PICK, linewidths=1.6, label="R3's first choice")
     axes.scatter([], [], s=90, facecolors="none", edgecolors=INK, linewidths=1.6, label="the best choice")
@@ -136,9 +151,16 @@ def _correlations(axes: "Axes", layers: Sequence[str], agreements: Sequence[Agre
     axes.set_title(
         "Rank correlation of each prediction with the measured loss of accuracy "
         "(hollow: chance does as well in 5 % of orders or more)",
-        fontsize=10, loc="left", color=INK,
-    )  # fmt: skip
+        fontsize=10,
+        loc="left",
+        color=INK,
+    )
     axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=6, frameon=False, fontsize=9,
-        handletextpad=0.3, columnspacing=1.4,
-    )  # fmt: skip
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+        ncols=6,
+        frameon=False,
+        fontsize=9,
+        handletextpad=0.3,
+        columnspacing=1.4,
+    )

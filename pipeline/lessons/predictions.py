@@ -137,9 +137,16 @@ def write_csv(path: Path, found: Answers, classes: Sequence[str]) -> None:
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
-            ["index", "true_class", "baseline_class", "model_class", "baseline_true_probability",
-             "model_true_probability", "damage_nats"]
-        )  # fmt: skip
+            [
+                "index",
+                "true_class",
+                "baseline_class",
+                "model_class",
+                "baseline_true_probability",
+                "model_true_probability",
+                "damage_nats",
+            ]
+        )
         for i, (true, first, last) in enumerate(zip(found.labels, before, after)):
             chances = (f"{p[i, true]:.6f}" for p in (found.before, found.after))
             names = (classes[k] for k in (true, first, last))

@@ -135,9 +135,11 @@ def check_widths(network: Network, layers: list[str], widths: Mapping[str, tuple
 def _matched(pattern: str, wired: Mapping[str, Wiring], tied: Mapping[str, str], where: str) -> set[str]:
     if pattern in tied:
         raise BadInput(
-            f"channels of layer {pattern!r} cannot be removed alone", got=tied[pattern], where=where,
+            f"channels of layer {pattern!r} cannot be removed alone",
+            got=tied[pattern],
+            where=where,
             todo="Leave it out; channels of several layers go together in a `structure` stage",
-        )  # fmt: skip
+        )
     return matching(wired, [pattern], where)
 
 
@@ -185,11 +187,19 @@ def _read(
     told = result.metrics["details"]
     removed, tuned = tuple(told["after_removal"]), tuple(told["after_tuning"])
     return Step(
-        told["layer"], told["width"], tuple(told["removed"]), before, removed, tuned,
-        macs=result.metrics["macs"], flops=told["flops"], parameters=result.metrics["parameters"],
-        packed_bytes=result.metrics["packed_bytes"], proof_max_abs_diff=told["proof_max_abs_diff"],
+        told["layer"],
+        told["width"],
+        tuple(told["removed"]),
+        before,
+        removed,
+        tuned,
+        macs=result.metrics["macs"],
+        flops=told["flops"],
+        parameters=result.metrics["parameters"],
+        packed_bytes=result.metrics["packed_bytes"],
+        proof_max_abs_diff=told["proof_max_abs_diff"],
         kept=reference[0] - tuned[0] <= how.max_drop + 1e-9,
-    )  # fmt: skip
+    )
 
 
 def _step(
@@ -201,10 +211,18 @@ def _step(
     going = sorted(guesses.argsort(stable=True)[: wired.width - width].tolist())
     seed = stage_seed(bench.recipe, 1000 + number)
     identity = {
-        "shrink": VERSION, "before": network.digest(), "layer": layer, "removed": going, "seed": seed,
-        "tune": how.tune.model_dump(mode="json"), "data": bench.data_digest, "device": bench.recipe.device,
-        "threads": bench.recipe.threads, "versions": versions(), "licence": bench.recipe.licence,
-    }  # fmt: skip
+        "shrink": VERSION,
+        "before": network.digest(),
+        "layer": layer,
+        "removed": going,
+        "seed": seed,
+        "tune": how.tune.model_dump(mode="json"),
+        "data": bench.data_digest,
+        "device": bench.recipe.device,
+        "threads": bench.recipe.threads,
+        "versions": versions(),
+        "licence": bench.recipe.licence,
+    }
     digest = digest_of(identity)
     if (ready := bench.store.find(digest)) is not None:
         return ready
@@ -216,9 +234,15 @@ def _step(
 
 
 def _compute(
-    network: Network, wired: Wiring, going: list[int], tune: Tune, bench: Bench, folder: Path, tell: Tell,
+    network: Network,
+    wired: Wiring,
+    going: list[int],
+    tune: Tune,
+    bench: Bench,
+    folder: Path,
+    tell: Tell,
     seed: int,
-) -> None:  # fmt: skip
+) -> None:
     """Remove, prove, fine-tune and measure, into the step's working folder."""
     began, where = time.monotonic(), f"{wired.layer} at {wired.width - len(going)}"
     tell(0.0, where)
@@ -228,16 +252,26 @@ def _compute(
     narrow = narrow.with_module(reestimate_batch_norm(narrow.module(), images))
     removed = bench.accuracy(narrow)
     tuned, trained = fit(
-        narrow, tune, bench.data, seed=seed, device=bench.recipe.device, checkpoint=folder / CHECKPOINT,
+        narrow,
+        tune,
+        bench.data,
+        seed=seed,
+        device=bench.recipe.device,
+        checkpoint=folder / CHECKPOINT,
         progress=lambda fraction, words: tell(0.95 * fraction, f"{where}, {words}"),
-    )  # fmt: skip
+    )
     onnx = folder / "model.onnx"
     head = {"name": where, "stage": "shrink", "seconds": round(time.monotonic() - began, 3)}
     details = {
-        "layer": wired.layer, "width": wired.width - len(going), "removed": going, "after_removal": removed,
-        "after_tuning": bench.accuracy(tuned), "flops": cost(tuned).flops,
-        "proof_max_abs_diff": difference, **trained,
-    }  # fmt: skip
+        "layer": wired.layer,
+        "width": wired.width - len(going),
+        "removed": going,
+        "after_removal": removed,
+        "after_tuning": bench.accuracy(tuned),
+        "flops": cost(tuned).flops,
+        "proof_max_abs_diff": difference,
+        **trained,
+    }
     measured = measure(tuned, bench.validation, onnx, None, bench.recipe.licence)
     tuned.save(folder / "network.safetensors")
     write_json(folder / "metrics.json", {**head, **measured, "details": details})

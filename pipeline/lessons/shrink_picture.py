@@ -82,14 +82,26 @@ def _column(
         if theirs:
             shown = {w: v[index] for w, v in theirs.items()}
             axes.plot(
-                list(shown), list(shown.values()), "s--", color=OTHERS, markersize=5, linewidth=1.1,
-                label="report R3", alpha=0.85,
-            )  # fmt: skip
+                list(shown),
+                list(shown.values()),
+                "s--",
+                color=OTHERS,
+                markersize=5,
+                linewidth=1.1,
+                label="report R3",
+                alpha=0.85,
+            )
         axes.plot(widths, ours, "o-", color=ACCENT, markersize=5.5, linewidth=1.6, label="tersor")
         axes.plot(
-            [s.width for s in refused], [100 * getattr(s, name)[1] for s in refused], "x", color=REFUSED,
-            markersize=10, markeredgewidth=2, label="costs too much: not kept", zorder=4,
-        )  # fmt: skip
+            [s.width for s in refused],
+            [100 * getattr(s, name)[1] for s in refused],
+            "x",
+            color=REFUSED,
+            markersize=10,
+            markeredgewidth=2,
+            label="costs too much: not kept",
+            zorder=4,
+        )
         axes.grid(axis="y", color=SOFT, linewidth=0.5)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=8)

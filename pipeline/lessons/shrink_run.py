@@ -16,15 +16,24 @@ from tersor.progress import Reporter
 
 R3: Mapping[str, Mapping[int, tuple[float, float]]] = {
     "conv1": {
-        7: (88.16, 90.63), 6: (86.89, 90.84), 5: (89.34, 90.74), 4: (84.09, 90.37), 3: (83.64, 89.67),
-        2: (79.57, 89.54), 1: (29.50, 88.10),
+        7: (88.16, 90.63),
+        6: (86.89, 90.84),
+        5: (89.34, 90.74),
+        4: (84.09, 90.37),
+        3: (83.64, 89.67),
+        2: (79.57, 89.54),
+        1: (29.50, 88.10),
     },
     "conv2": {
-        7: (88.10, 88.09), 6: (73.37, 88.22), 5: (84.61, 88.15), 4: (75.88, 87.91), 3: (87.84, 88.27),
+        7: (88.10, 88.09),
+        6: (73.37, 88.22),
+        5: (84.61, 88.15),
+        4: (75.88, 87.91),
+        3: (87.84, 88.27),
         2: (64.79, 86.45),
     },
     "fc1": {99: (10.06, 85.62), 98: (8.79, 87.51), 97: (12.89, 86.10)},
-}  # fmt: skip
+}
 """Report R3, Fashion-MNIST: layer -> width -> test accuracy in % after the removal and after 5 epochs."""
 
 
@@ -84,9 +93,11 @@ def parse_widths(text: str) -> tuple[str, tuple[int, ...]]:
         return layer, tuple(int(number) for number in numbers.split(","))
     except ValueError as error:
         raise BadInput(
-            "widths cannot be read", got=text, wanted="LAYER=WIDTH,WIDTH,..., such as fc1=99,98,97",
+            "widths cannot be read",
+            got=text,
+            wanted="LAYER=WIDTH,WIDTH,..., such as fc1=99,98,97",
             where="--widths",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def as_json(shrunk: Shrunk) -> dict[str, Any]:

@@ -21,11 +21,13 @@ STEPS, RATE = 200, 0.05
 SMALL = 1e-3
 """Weights below are counted as zero: the gradient of L1 swings around zero and never hits it."""
 RUNS: tuple[tuple[Method, float], ...] = (
-    ("gradient", 0.0), ("pruning", 0.75),
+    ("gradient", 0.0),
+    ("pruning", 0.75),
     *(("l1", alpha) for alpha in (0.2, 0.5, 1.0, 2.0)),
     *(("proximal", threshold) for threshold in (0.004, 0.01, 0.02, 0.04)),
-    ("trimmed_l1", 0.5), ("hard_threshold", 0.25),
-)  # fmt: skip
+    ("trimmed_l1", 0.5),
+    ("hard_threshold", 0.25),
+)
 """Method and its strength: R4's alphas and thresholds; fraction pruned; trimmed L1's alpha; fraction kept."""
 
 

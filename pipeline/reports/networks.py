@@ -33,10 +33,21 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "resnet20 A": {"shape": SMALL, "arguments": {"shortcut": "A"}},
     "resnet20 B": {"shape": SMALL, "arguments": {"shortcut": "B"}},
     "resnet56 A": {"shape": SMALL, "arguments": {"shortcut": "A"}},
-    **{name: {} for name in (
-        "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "densenet121",
-        "googlenet", "regnet_y_400mf", "resnext50_32x4d")},
-}  # fmt: skip
+    **{
+        name: {}
+        for name in (
+            "resnet18",
+            "resnet50",
+            "mobilenet_v2",
+            "mobilenet_v3_small",
+            "efficientnet_b0",
+            "densenet121",
+            "googlenet",
+            "regnet_y_400mf",
+            "resnext50_32x4d",
+        )
+    },
+}
 PRUNERS, RATIOS = ("l1norm", "fpgm"), (0.3, 0.5)
 SECONDS_PER_MODEL = 0.5
 
@@ -130,13 +141,15 @@ def measure(baseline: Network, pruner: str, ratio: float) -> dict[str, Any]:
 def markdown(rows: Sequence[dict[str, Any]], pixels: int) -> str:
     """The rows as a table."""
     lines = [
-        "# Structural pruning of many networks", "",
+        "# Structural pruning of many networks",
+        "",
         "Random weights and BatchNorm statistics, one thread, batch 1, ImageNet networks at "
         f"{pixels}x{pixels} pixels; made by `tersor table-structure`. Differences: the largest of any logit.",
-        "", "| network | pruner | asked | achieved | rebuilt by | masked - rebuilt | torch - ONNX Runtime "
+        "",
+        "| network | pruner | asked | achieved | rebuilt by | masked - rebuilt | torch - ONNX Runtime "
         "| largest logit | fewer MACs | speedup | prune + prove, s |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for row in rows:
         head = f"| {row['network']} | {row['pruner']} | {row['asked']:.0%} | "
         if "error" in row:

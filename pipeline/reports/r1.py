@@ -55,10 +55,15 @@ def point_of(record: Mapping[str, Any]) -> Point:
     """A trial of R1's studies as a point of a sensitivity sweep; accuracies are of the test split."""
     metrics, layers = record["metrics"], record["settings"].get("sparsity.layers", [ALL_LAYERS])
     return Point(
-        "sparsity", layers[0], record["settings"]["sparsity.amount"], metrics["test_accuracy_fraction"],
-        metrics["test_top5_accuracy_fraction"], metrics["test_loss"], metrics["nonzero_weights"],
+        "sparsity",
+        layers[0],
+        record["settings"]["sparsity.amount"],
+        metrics["test_accuracy_fraction"],
+        metrics["test_top5_accuracy_fraction"],
+        metrics["test_loss"],
+        metrics["nonzero_weights"],
         metrics["effective_macs"],
-    )  # fmt: skip
+    )
 
 
 def r1_table(points: Sequence[Point]) -> list[dict[str, Any]]:

@@ -66,14 +66,18 @@ def markdown(rows: Sequence[Mapping[str, Any]], trials: int) -> str:
     quick = sorted(rows, key=lambda row: row["cpu_seconds"])[:3]
     parts = [
         f"{len(rows)} of {trials} networks trained until an epoch's training accuracy reached 90 %.",
-        "## Our best three by test accuracy", _table(accurate),
-        "## Our best three by time", _table(quick),
-        "## R3's best six beside the same networks here", _beside(rows),
-        "## Each setting alone: medians over all networks that have it", _medians(rows),
+        "## Our best three by test accuracy",
+        _table(accurate),
+        "## Our best three by time",
+        _table(quick),
+        "## R3's best six beside the same networks here",
+        _beside(rows),
+        "## Each setting alone: medians over all networks that have it",
+        _medians(rows),
         "Ours: accuracy on the test split; processor seconds of the training on one core, which trials beside"
         " each other hardly change. R3: wall-clock seconds of its own machine. Both: one run a network, so"
         " small differences may be chance.",
-    ]  # fmt: skip
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -105,10 +109,12 @@ def _beside(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _medians(rows: Sequence[Mapping[str, Any]]) -> str:
     settings = {
-        "conv1 filters": lambda r: r["widths"][0], "conv2 filters": lambda r: r["widths"][1],
-        "conv1 kernel": lambda r: r["kernels"][0], "conv2 kernel": lambda r: r["kernels"][1],
+        "conv1 filters": lambda r: r["widths"][0],
+        "conv2 filters": lambda r: r["widths"][1],
+        "conv1 kernel": lambda r: r["kernels"][0],
+        "conv2 kernel": lambda r: r["kernels"][1],
         "dense": lambda r: r["hidden"],
-    }  # fmt: skip
+    }
     lines = ["| setting | value | test % | seconds |", "|---|---:|---:|---:|"]
     for name, value in settings.items():
         for chosen in sorted({value(row) for row in rows}):

@@ -78,9 +78,11 @@ def make_files(
     if recipe.deploy.lowbit:
         tell(0.8, "low-bit")
         made = precision.to_lowbit(
-            work / "model.onnx", work / "model.lowbit.onnx", scales=scales_by_channel(final),
+            work / "model.onnx",
+            work / "model.lowbit.onnx",
+            scales=scales_by_channel(final),
             consumer=recipe.deploy.lowbit_consumer,
-        )  # fmt: skip
+        )
         if made.tensors:
             files["model.lowbit.onnx"] = "lowbit"
         else:
@@ -107,10 +109,16 @@ def _int8(recipe: Recipe, run: Path, work: Path, final: Network, data: Data, tel
     images = data.preprocessing.apply(data.train.images[: settings.calibration_images])
     methods = METHODS if settings.int8_calibration == "auto" else (settings.int8_calibration,)
     info = make_int8(
-        folded, work / "model.int8.onnx", images, judge, candidates=candidates_of(final, images, methods),
-        floor=floor, reduce_range=settings.int8_reduce_range, keep_float=settings.int8_keep_float,
+        folded,
+        work / "model.int8.onnx",
+        images,
+        judge,
+        candidates=candidates_of(final, images, methods),
+        floor=floor,
+        reduce_range=settings.int8_reduce_range,
+        keep_float=settings.int8_keep_float,
         progress=lambda f, words: tell(0.1 + 0.6 * f, words),
-    )  # fmt: skip
+    )
     folded.unlink()
     return {"floor": floor, "fp32_validation_accuracy_fraction": own, **info}
 
@@ -186,10 +194,15 @@ def time_files(
     for done, target in enumerate(targets):
         models = {s.path.name: s.path for s in shipped if s.kind != "packed" and timed_on(s.kind, target)}
         rows += benchmark(
-            models, target, baseline="baseline.onnx", batches=settings.batches, threads=settings.threads,
-            seconds_per_model=settings.seconds_per_model, inputs=images,
+            models,
+            target,
+            baseline="baseline.onnx",
+            batches=settings.batches,
+            threads=settings.threads,
+            seconds_per_model=settings.seconds_per_model,
+            inputs=images,
             progress=lambda f, d=done, t=target: tell((d + f) / len(targets), t),
-        )  # fmt: skip
+        )
     best = max(rows, key=lambda row: row.speedup, default=None)
     tell(1.0, f"fastest {best.file}, batch {best.batch}: {best.speedup:.2f}x" if best else "no target here")
     return [dict(vars(row)) for row in rows]

@@ -80,9 +80,13 @@ def make_int8(
     def write(name: str, kept: Sequence[str] = ()) -> dict[str, Any]:
         """The file with this calibration, and with these layers in float too."""
         return to_int8(
-            folded, path, calibration, grids=candidates[name], reduce_range=reduce_range,
+            folded,
+            path,
+            calibration,
+            grids=candidates[name],
+            reduce_range=reduce_range,
             keep_float=[*keep_float, *kept],
-        )  # fmt: skip
+        )
 
     tried = {}
     for done, name in enumerate(candidates):

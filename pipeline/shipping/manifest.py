@@ -18,9 +18,21 @@ if TYPE_CHECKING:
     from tersor.pipeline.shipping.files import Shipped
 
 LATENCY_KEYS = (
-    "provider", "batch", "threads", "p50_ms", "p90_ms", "p99_ms", "speedup", "p50_low_ms", "p50_high_ms",
-    "speedup_low", "speedup_high", "distinguishable", "throughput_per_s", "rounds",
-)  # fmt: skip
+    "provider",
+    "batch",
+    "threads",
+    "p50_ms",
+    "p90_ms",
+    "p99_ms",
+    "speedup",
+    "p50_low_ms",
+    "p50_high_ms",
+    "speedup_low",
+    "speedup_high",
+    "distinguishable",
+    "throughput_per_s",
+    "rounds",
+)
 
 
 def make_manifest(

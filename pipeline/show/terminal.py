@@ -28,9 +28,14 @@ def time_files(
     contents = {str(p): unpack_bytes(p.read_bytes()) if p.suffix == ".tsr" else p for p in models}
     with Reporter([("timing", 1.0)]) as reporter, reporter.step() as tell:
         rows = benchmark(
-            contents, target, baseline=str(models[0]), batches=batches, threads=threads,
-            seconds_per_model=seconds, progress=lambda f: tell(f, target),
-        )  # fmt: skip
+            contents,
+            target,
+            baseline=str(models[0]),
+            batches=batches,
+            threads=threads,
+            seconds_per_model=seconds,
+            progress=lambda f: tell(f, target),
+        )
     return [dict(vars(row)) for row in rows]
 
 
@@ -43,10 +48,14 @@ def latency_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         ratio = f"{row['speedup']:.2f} [{row['speedup_low']:.2f}, {row['speedup_high']:.2f}]"
         numbers = [f"{row[k]:.4g}" for k in ("p50_ms", "p90_ms", "p99_ms")]
         table.add_row(
-            Path(row["file"]).name, row["provider"].removesuffix("ExecutionProvider"), str(row["batch"]),
-            str(row["threads"]), *numbers, f"{row['throughput_per_s']:,.0f}",
+            Path(row["file"]).name,
+            row["provider"].removesuffix("ExecutionProvider"),
+            str(row["batch"]),
+            str(row["threads"]),
+            *numbers,
+            f"{row['throughput_per_s']:,.0f}",
             ratio if row["distinguishable"] else f"{ratio} not distinguishable",
-        )  # fmt: skip
+        )
     return table
 
 
@@ -76,9 +85,17 @@ def ledger_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 LEDGER_KEYS = (
-    "name", "shape", "form", "distinct", "nonzeros", "original_bytes", "packed_bytes",
-    "bits_per_weight", "entropy_bits", "average_code_bits",
-)  # fmt: skip
+    "name",
+    "shape",
+    "form",
+    "distinct",
+    "nonzeros",
+    "original_bytes",
+    "packed_bytes",
+    "bits_per_weight",
+    "entropy_bits",
+    "average_code_bits",
+)
 
 
 def check_table(checks: Sequence[Check]) -> Table:

@@ -156,9 +156,15 @@ def _by_sensitivity(
 
     layers = chosen_layers(start, settings.layers, settings.exclude, f"stage `{settings.name}`")
     amounts, points = auto_amounts(
-        start, context.data, method=method, levels=levels, max_drop=settings.max_drop, layers=layers,
-        progress=context.progress, **({"grid": settings} if method == "bits" else {}),
-    )  # fmt: skip
+        start,
+        context.data,
+        method=method,
+        levels=levels,
+        max_drop=settings.max_drop,
+        layers=layers,
+        progress=context.progress,
+        **({"grid": settings} if method == "bits" else {}),
+    )
     own = by_layer(layers, settings.per_layer, f"stage `{settings.name}`")
     return amounts | own, [vars(point) for point in points]
 

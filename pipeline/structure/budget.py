@@ -60,9 +60,14 @@ def widths_within_budget(
         return _by_count(network, baseline, settings, spaces, scores, coupling)
     stairs = Staircase(profiles, Setting(search.threads, search.batch))
     problem = pose(
-        module, network.input_shape, coupling, spaces, scores, settings,
+        module,
+        network.input_shape,
+        coupling,
+        spaces,
+        scores,
+        settings,
         lambda shapes: stairs.measure(shapes, lambda done: tell(0.6 * done, "timing layers at all widths")),
-    )  # fmt: skip
+    )
 
     def build(choice: Sequence[int]) -> tuple[Network, list[int]]:
         """The network at these widths, and how many sets go of each space."""
@@ -167,9 +172,13 @@ class Clock:
             export_onnx(self.baseline, files["baseline"])
             export_onnx(network, files["network"])
             rows = benchmark(
-                files, "cpu", baseline="baseline", batches=(self.batch,), threads=(self.threads,),
+                files,
+                "cpu",
+                baseline="baseline",
+                batches=(self.batch,),
+                threads=(self.threads,),
                 seconds_per_model=SECONDS_PER_MODEL,
-            )  # fmt: skip
+            )
         baseline, own = (row.p50_ms for row in rows)
         self.baseline_ms = self.baseline_ms or baseline
         return own * self.baseline_ms / baseline

@@ -131,10 +131,14 @@ def trained_masks(
         model = copy.deepcopy(module)
         config = [
             # NNI floors ratio x width; half a channel more survives the rounding of the division
-            {"op_names": [name], "sparse_ratio": (count + 0.5) / width_of(module, name) if count else 0.0,
-             "target_names": ["weight"], "dependency_group_id": space}
+            {
+                "op_names": [name],
+                "sparse_ratio": (count + 0.5) / width_of(module, name) if count else 0.0,
+                "target_names": ["weight"],
+                "dependency_group_id": space,
+            }
             for name, (count, space) in remove.items()
-        ]  # fmt: skip
+        ]
         bound = getattr(pruners, PRUNERS[pruner])(model, config)
         interval = max(1, steps // rounds)
         grower = getattr(pruners, SCHEDULES[schedule])(

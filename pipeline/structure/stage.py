@@ -141,9 +141,11 @@ def channel_scores(
 ) -> Scores:
     """The importance of every channel that may go, by the pruner's own measure."""
     layers = [
-        name for space in spaces for name in space.layers
+        name
+        for space in spaces
+        for name in space.layers
         if getattr(module.get_submodule(name), "groups", 1) == 1
-    ]  # fmt: skip
+    ]
     drawn = batches(images, TAYLOR_BATCH, seed) if settings.pruner == "taylor" else iter(())
     given = [next(drawn) for _ in range(settings.taylor_batches)] if settings.pruner == "taylor" else []
     return nni_room.scores(module, settings.pruner, layers, given)
@@ -160,9 +162,14 @@ def batches(images: Images, size: int, seed: int) -> Iterator[nni_room.Batch]:
 
 
 def mask_while_training(
-    module: nn.Module, coupling: Coupling, spaces: Sequence[Space], wanted: Sequence[int],
-    settings: Structure, images: Images, seed: int,
-) -> tuple[nn.Module, np.ndarray]:  # fmt: skip
+    module: nn.Module,
+    coupling: Coupling,
+    spaces: Sequence[Space],
+    wanted: Sequence[int],
+    settings: Structure,
+    images: Images,
+    seed: int,
+) -> tuple[nn.Module, np.ndarray]:
     """Train with NNI's growing masks; returns the trained network and the sets that were masked at the end.
 
     Raises:
@@ -191,17 +198,27 @@ def mask_while_training(
             remove[name] = (count, f"space{at}")
     steps = max(plan.rounds, round(plan.epochs * len(images.inputs) / plan.batch_size))
     trained, kept = nni_room.trained_masks(
-        module, settings.pruner, remove, lambda: batches(images, plan.batch_size, seed),
-        plan.kind, plan.rounds, steps, plan.learning_rate,
-    )  # fmt: skip
+        module,
+        settings.pruner,
+        remove,
+        lambda: batches(images, plan.batch_size, seed),
+        plan.kind,
+        plan.rounds,
+        steps,
+        plan.learning_rate,
+    )
     gone = [coupling.outputs[name][~keep.numpy()] for name, keep in kept.items()]
     return trained, np.unique(np.concatenate(gone)) if gone else np.array([], np.int64)
 
 
 def rebuilt_network(
-    network: Network, module: nn.Module, coupling: Coupling, removed: np.ndarray,
-    settings: Structure, inputs: np.ndarray,
-) -> tuple[Network, dict[str, Any]]:  # fmt: skip
+    network: Network,
+    module: nn.Module,
+    coupling: Coupling,
+    removed: np.ndarray,
+    settings: Structure,
+    inputs: np.ndarray,
+) -> tuple[Network, dict[str, Any]]:
     """The network without the removed sets, by ModelSpeedup where it is right, else by `narrowed`.
 
     Returns:

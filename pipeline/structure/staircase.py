@@ -81,9 +81,15 @@ def layer_shapes(module: nn.Module, input_shape: tuple[int, int, int]) -> dict[s
         else:
             padding = layer.padding if isinstance(layer.padding, tuple) else (0, 0)
             shape = LayerShape(
-                layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, padding,
-                layer.dilation, layer.groups, (int(image.shape[2]), int(image.shape[3])),
-            )  # fmt: skip
+                layer.in_channels,
+                layer.out_channels,
+                layer.kernel_size,
+                layer.stride,
+                padding,
+                layer.dilation,
+                layer.groups,
+                (int(image.shape[2]), int(image.shape[3])),
+            )
         found[name] = shape, found.get(name, (shape, 0))[1] + 1
 
     handles = [

@@ -141,9 +141,13 @@ def _warm_pool(engine: str, workers: int, threads: int, address: str | None) -> 
 
 
 def _run(
-    pool: Pool, function: Callable[[Job], Record], jobs: Sequence[Job], workers: int,
-    done: Callable[[Record], None], watch: Callable[[Sequence[Job]], None] | None,
-) -> list[Job]:  # fmt: skip
+    pool: Pool,
+    function: Callable[[Job], Record],
+    jobs: Sequence[Job],
+    workers: int,
+    done: Callable[[Record], None],
+    watch: Callable[[Sequence[Job]], None] | None,
+) -> list[Job]:
     """Run all jobs, `workers` at a time; returns those whose worker died."""
     waiting, running, lost = deque(jobs), dict["Future[Record]", Job](), list[Job]()
     ended: list[Record] = []
@@ -166,9 +170,15 @@ def _run(
 
 def _died(job: Job, how: str) -> Record:
     record = {
-        "trial": job.number, "key": job.key, "settings": job.settings, "seed": job.recipe["seed"],
-        "state": "failed", "error": f"its process died ({how})", "metrics": {}, "stages": [],
-    }  # fmt: skip
+        "trial": job.number,
+        "key": job.key,
+        "settings": job.settings,
+        "seed": job.recipe["seed"],
+        "state": "failed",
+        "error": f"its process died ({how})",
+        "metrics": {},
+        "stages": [],
+    }
     if job.depth is None:
         write_json(Path(job.record), record)
     return record

@@ -197,8 +197,10 @@ def grid(study: StudyFile, data: Path | None, *, yes: bool = False) -> list[Poin
 
 def make_points(study: StudyFile, data: Path | None, settings: dict[str, Any], first: int) -> list[Point]:
     """The points of one setting of the axes, one a seed, numbered from `first`."""
-    overrides = [f"{k}={yaml.safe_dump(v, default_flow_style=True).removesuffix('...' + chr(10)).strip()}"
-                 for k, v in (study.overrides | settings).items()]  # fmt: skip
+    overrides = [
+        f"{k}={yaml.safe_dump(v, default_flow_style=True).removesuffix('...' + chr(10)).strip()}"
+        for k, v in (study.overrides | settings).items()
+    ]
     try:
         base = read_recipe(study.recipe, overrides, data)
     except BadInput as error:

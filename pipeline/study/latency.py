@@ -56,8 +56,12 @@ def time_trials(
     groups = [list(files)[start : start + GROUP] for start in range(0, len(files), GROUP)]
     for index, digests in enumerate(groups):
         said = f"{index * GROUP}/{len(files)} networks"
-        rows = _time(settings, reference, {d: Path(todo[files[d][0]]["onnx"]) for d in digests},
-                     lambda done, i=index, said=said: tell((i + done) / len(groups), said))  # fmt: skip
+        rows = _time(
+            settings,
+            reference,
+            {d: Path(todo[files[d][0]]["onnx"]) for d in digests},
+            lambda done, i=index, said=said: tell((i + done) / len(groups), said),
+        )
         for digest in digests:
             for path in files[digest]:
                 found = rows[digest]
@@ -88,9 +92,14 @@ def _time(
     named = {"reference": reference, **models}
     try:
         rows = benchmark(
-            named, settings.target, baseline="reference", batches=(settings.batch,), threads=(1,),
-            seconds_per_model=settings.seconds_per_model, progress=progress,
-        )  # fmt: skip
+            named,
+            settings.target,
+            baseline="reference",
+            batches=(settings.batch,),
+            threads=(1,),
+            seconds_per_model=settings.seconds_per_model,
+            progress=progress,
+        )
     except (BadInput, Unavailable) as error:
         if len(models) == 1:
             return dict.fromkeys(models, str(error))

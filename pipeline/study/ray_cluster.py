@@ -54,6 +54,7 @@ def connect(address: str | None, cores: int) -> Callable[[], None]:
         ) from error
 
     def end() -> None:
+        """Stop Ray and remove what it wrote."""
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -95,6 +96,7 @@ def submitter(
     claim = {"num_cpus": threads, "num_gpus": float(int(gpus)) if gpus >= 1 else int(gpus * 1e4) / 1e4}
 
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a remote worker runs."""
         return function(*arguments)
 
     # max_retries: the engine itself runs a lost trial again
@@ -103,6 +105,7 @@ def submitter(
     )
 
     def submit(*arguments: Any) -> "Future[dict[str, Any]]":
+        """Hand a call to the cluster."""
         return _plain(remote.remote(*arguments).future())
 
     return submit
@@ -115,6 +118,7 @@ def _plain(future: "Future[Any]") -> "Future[Any]":
     plain: Future[Any] = Future()
 
     def copy(ended: "Future[Any]") -> None:
+        """Pass on how it ended."""
         error = ended.exception()
         if error is None:
             plain.set_result(ended.result())

@@ -24,13 +24,25 @@ def write_results(folder: Path, study: StudyFile, records: Sequence[Record]) -> 
 
     summary = summarize(records)
     content = {
-        "name": study.name, "axes": list(study.axes), "trials": list(records), "summary": summary,
+        "name": study.name,
+        "axes": list(study.axes),
+        "trials": list(records),
+        "summary": summary,
         "top": [{**t.model_dump(), "rows": top(summary, t, study.constraints)} for t in study.top],
         "constraints": [c.model_dump() for c in study.constraints],
-    }  # fmt: skip
+    }
     write_json(folder / "results.json", content)
-    rows = [{"trial": r["trial"], "seed": r["seed"], "state": r["state"], **r["settings"], **r["metrics"],
-             "error": r["error"]} for r in records]  # fmt: skip
+    rows = [
+        {
+            "trial": r["trial"],
+            "seed": r["seed"],
+            "state": r["state"],
+            **r["settings"],
+            **r["metrics"],
+            "error": r["error"],
+        }
+        for r in records
+    ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     temporary = folder / "results.csv.tmp"
     with temporary.open("w", newline="") as file:

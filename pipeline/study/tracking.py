@@ -55,9 +55,10 @@ def open_tracker(name: str, uri: str, runs: Path) -> Callable[[Record], None]:
         uri, location = f"sqlite:///{runs / 'mlflow.db'}", (runs / "mlflow-artifacts").as_uri()
     elif "://" not in uri and uri != "databricks":
         raise BadInput(
-            "the tracking URI cannot be read", got=uri,
+            "the tracking URI cannot be read",
+            got=uri,
             wanted="`sqlite`, or a URI such as http://host:5000 or sqlite:////path/mlflow.db",
-        )  # fmt: skip
+        )
     _knock(uri)
     mlflow = _import_mlflow()
     mlflow.set_tracking_uri(uri)
@@ -67,6 +68,7 @@ def open_tracker(name: str, uri: str, runs: Path) -> Callable[[Record], None]:
         logged = {(run.data.tags.get(KEY), run.data.tags.get(STATE)) for run in _all_runs(client, experiment)}
 
     def track(record: Record) -> None:
+        """Log a record, once."""
         if (record["key"], record["state"]) in logged:
             return
         with _Answering(uri), writing(runs):
@@ -141,6 +143,7 @@ def _log_model(run_id: str, path: Path) -> None:
     model = onnx.load(path)
 
     def schema(entries: Sequence[Any]) -> Any:
+        """Names and shapes of a graph's inputs or outputs, -1 where free."""
         shapes = {e.name: [d.dim_value or -1 for d in e.type.tensor_type.shape.dim] for e in entries}
         return Schema([TensorSpec(np.dtype(np.float32), shape, name) for name, shape in shapes.items()])
 

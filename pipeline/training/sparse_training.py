@@ -69,9 +69,10 @@ class SparseTraining:
         with torch.no_grad():
             pruned = small_to_zero(
                 {name: weight.detach() * self.masks[name] for name, weight in self.ramped.items()},
-                self.ramp.method, amount(),
+                self.ramp.method,
+                amount(),
                 {name: amount(own) for name, own in self.own.items()},
-            )  # fmt: skip
+            )
             for name, weight in self.ramped.items():
                 self.masks[name] &= pruned[name].ne(0)
                 weight.masked_fill_(~self.masks[name], 0.0)

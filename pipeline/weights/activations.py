@@ -102,9 +102,10 @@ def _extremes(
         if not (np.isfinite(low) and np.isfinite(high)):
             raise BadInput(
                 "a layer's input is NaN or infinite, which no grid holds",
-                got=f"values from {low} to {high}", where=f"{where}, input of layer {layer!r}",
+                got=f"values from {low} to {high}",
+                where=f"{where}, input of layer {layer!r}",
                 todo="Check the calibration images and the weights before this layer",
-            )  # fmt: skip
+            )
         before = found.get(layer, (low, high))
         found[layer] = min(low, before[0]), max(high, before[1])
 
@@ -203,7 +204,10 @@ def _told(grid: Activation, low: float, high: float, counts: np.ndarray, zeros: 
     centres = _centres(low, high)
     outside = counts[(centres < first - grid.scale / 2) | (centres > last + grid.scale / 2)].sum()
     return {
-        "bits": grid.bits, "scale": grid.scale, "zero_point": grid.zero_point,
-        "smallest": low, "largest": high,
+        "bits": grid.bits,
+        "scale": grid.scale,
+        "zero_point": grid.zero_point,
+        "smallest": low,
+        "largest": high,
         "clipped_fraction": float(outside / max(1.0, counts.sum() + zeros)),
-    }  # fmt: skip
+    }

@@ -49,9 +49,15 @@ def quantize_within(
     points: list[Point] = []
     if free:
         points = auto_amounts(
-            network, data, method="bits", levels=range(1, settings.bits + 1), max_drop=1.0, layers=free,
-            grid=settings, progress=progress,
-        )[1]  # fmt: skip
+            network,
+            data,
+            method="bits",
+            levels=range(1, settings.bits + 1),
+            max_drop=1.0,
+            layers=free,
+            grid=settings,
+            progress=progress,
+        )[1]
     chosen = fixed | bits_within(points, sizes, left, where)
     rounded, details = quantize_weights(network, settings.model_copy(update={"per_layer": chosen}))
     mean = sum(sizes[layer] * bits for layer, bits in chosen.items()) / sum(sizes.values())

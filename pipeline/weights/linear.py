@@ -33,9 +33,14 @@ def quantize_weights(network: Network, settings: Linear) -> tuple[Network, dict[
             raise BadInput("a weight is NaN or infinite", where=f"{where}, tensor {name!r}")
         axis = 0 if settings.per_channel else None
         rounded, scale = round_to_grid(
-            weight, bits, symmetric=settings.symmetric, axis=axis, full_range=settings.full_range,
-            rule=settings.scale, percentile=settings.percentile,
-        )  # fmt: skip
+            weight,
+            bits,
+            symmetric=settings.symmetric,
+            axis=axis,
+            full_range=settings.full_range,
+            rule=settings.scale,
+            percentile=settings.percentile,
+        )
         form = Form("linear", old.pruned, bits, axis, tuple(scale.flatten().tolist()))
         error = float((rounded - weight).double().square().mean().sqrt())
         rows.append(
@@ -77,9 +82,10 @@ def round_to_grid(
     """
     if bits not in range(1, MOST_BITS + 1) or not weight.numel():
         raise BadInput(
-            "weights cannot be rounded to such a grid", got=f"{bits} bits, {weight.numel()} weights",
+            "weights cannot be rounded to such a grid",
+            got=f"{bits} bits, {weight.numel()} weights",
             wanted=f"a whole number of bits, 1 to {MOST_BITS}, and at least one weight",
-        )  # fmt: skip
+        )
     rows = weight.reshape(1, -1) if axis is None else weight.movedim(axis, 0).flatten(1)
     shape = [1] * weight.dim()
     if axis is not None:

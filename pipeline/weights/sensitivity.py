@@ -97,9 +97,7 @@ def sensitivity(
     chosen = chosen_layers(network, layers or (), (), "sensitivity")
     made = {level: compressed(network, method, level, chosen, grid=grid) for level in levels}
     weights = {layer: {at: made[at].tensors[f"{layer}.weight"] for at in levels} for layer in chosen}
-    found = evaluate_each(
-        network, weights, images, reuse=reuse, batch_size=batch_size, progress=progress
-    )  # fmt: skip
+    found = evaluate_each(network, weights, images, reuse=reuse, batch_size=batch_size, progress=progress)
     before = cost(network)
     return [
         _point(method, layer, level, found[layer, level], _touched(before, layer, weight))
@@ -224,9 +222,14 @@ def auto_amounts(
         raise BadInput("limit_images is out of range", got=limit_images, wanted="at least 1")
     images = Images.of(limited(data.validation, limit_images), data.preprocessing)
     points = sensitivity(
-        network, images, method=method, levels=levels, layers=layers, grid=grid,
+        network,
+        images,
+        method=method,
+        levels=levels,
+        layers=layers,
+        grid=grid,
         progress=progress,
-    )  # fmt: skip
+    )
     baseline = evaluate(network.module(), images).accuracy_fraction
     return choose(points, max_drop=max_drop, baseline=baseline), points
 
@@ -245,9 +248,15 @@ def limited(split: Split, limit: int) -> Split:
 
 def _point(method: Method, layer: str, level: float, found: Evaluation, counted: Cost) -> Point:
     return Point(
-        method, layer, level, found.accuracy_fraction, found.top5_accuracy_fraction, found.loss,
-        counted.nonzero_weights, counted.effective_macs,
-    )  # fmt: skip
+        method,
+        layer,
+        level,
+        found.accuracy_fraction,
+        found.top5_accuracy_fraction,
+        found.loss,
+        counted.nonzero_weights,
+        counted.effective_macs,
+    )
 
 
 def _touched(before: Cost, layer: str, weight: torch.Tensor) -> Cost:

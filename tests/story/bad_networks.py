@@ -28,8 +28,10 @@ def net(input_shape, classes):
 PLAIN = "return self.out(torch.flatten(torch.relu(self.second(self.conv(x))), 1))"
 CONDITION = "x = self.conv(x)\n        if x.shape[2] > 4:\n            x = torch.relu(x)\n        " + PLAIN
 CONDITION = CONDITION.replace("self.second(self.conv(x))", "self.second(x)")
-NUMBER_IN_RESHAPE = PLAIN.replace("torch.flatten(torch.relu(self.second(self.conv(x))), 1)",
-                                  "torch.relu(self.second(self.conv(x))).view(-1, 2048)")  # fmt: skip
+NUMBER_IN_RESHAPE = PLAIN.replace(
+    "torch.flatten(torch.relu(self.second(self.conv(x))), 1)",
+    "torch.relu(self.second(self.conv(x))).view(-1, 2048)",
+)
 VALUES_DECIDE = "if x.sum() > 0:\n            x = -x\n        " + PLAIN
 NO_SUCH_OPERATION = PLAIN.replace("torch.relu(", "torch.special.bessel_j0(")
 
@@ -155,7 +157,7 @@ CASES = [
             "def net(classes):\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), "
             "nn.Linear(288, classes))\n"
         ),
-    ),  # fmt: skip
+    ),
     Case(
         "own network: forward fails",
         2,

@@ -74,7 +74,7 @@ CASES = [
             "name: ../escape\nmodel: mnist\nstages: [{stage: train}]\n",
             lambda _: ["compress", "bad.yaml"],
         ),
-    ),  # fmt: skip
+    ),
     Case(
         "recipe missing",
         2,
@@ -103,7 +103,7 @@ CASES = [
             lambda _: ["compress", "hostile.yaml"],
         ),
         must_not_exist="ran",
-    ),  # fmt: skip
+    ),
     Case(
         "recipe is a list",
         2,

@@ -23,8 +23,13 @@ SECONDS = 240.0
 QUIET_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TERM": "dumb", "COLUMNS": "140", "CUDA_VISIBLE_DEVICES": ""}
 
 MODEL_FILES = (
-    "baseline.onnx", "model.onnx", "model.int8.onnx", "model.lowbit.onnx", "model.tsr", "parity.npz",
-)  # fmt: skip
+    "baseline.onnx",
+    "model.onnx",
+    "model.int8.onnx",
+    "model.lowbit.onnx",
+    "model.tsr",
+    "parity.npz",
+)
 """What must have the same bytes when the same recipe runs again."""
 
 

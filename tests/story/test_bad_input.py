@@ -18,8 +18,12 @@ from story.cases import Case, Result, run_case
 from story.harness import Server, tiny_recipe, write_recipe
 
 CASES = [
-    *bad_recipes.CASES, *bad_data.CASES, *bad_networks.CASES, *bad_files.CASES, *bad_places.CASES,
-]  # fmt: skip
+    *bad_recipes.CASES,
+    *bad_data.CASES,
+    *bad_networks.CASES,
+    *bad_files.CASES,
+    *bad_places.CASES,
+]
 
 PROGRESS = re.compile(r"\[\d/\d\] [\w-]+ ")
 

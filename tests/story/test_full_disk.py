@@ -23,9 +23,13 @@ def test_full_disk_is_told_and_harms_nothing(
 ) -> None:
     prepare = {"finished stages": compress(), "new stages": compress(seed=5, stages=NEW), "deploy": deploy()}
     case = Case(
-        what, 4, ("No space left on device", "Where: "), prepare[what],
-        options={"no_space_at": opened}, may_add=("runs/.stages/*",),
-    )  # fmt: skip
+        what,
+        4,
+        ("No space left on device", "Where: "),
+        prepare[what],
+        options={"no_space_at": opened},
+        may_add=("runs/.stages/*",),
+    )
     result = run_case(case, story.folder, tmp_path / "work", server)
     assert complaints(case, result) == [], result.outcome.stderr
 

@@ -13,10 +13,14 @@ import yaml
 from story.harness import Outcome, Server, leftovers, stage_times, write_recipe
 
 RECIPE = {
-    "name": "base", "seed": 0, "threads": 1, "model": "mnist",
-    "arguments": {"widths": [4, 4], "hidden": 8}, "data": {"kind": "digits", "limit": 300},
+    "name": "base",
+    "seed": 0,
+    "threads": 1,
+    "model": "mnist",
+    "arguments": {"widths": [4, 4], "hidden": 8},
+    "data": {"kind": "digits", "limit": 300},
     "stages": [{"stage": "train", "epochs": 1}, {"stage": "sparsity", "method": "level", "amount": 0.5}],
-}  # fmt: skip
+}
 AXES = {"sparsity.amount": [0.1, 0.3, 0.5, 0.7]}
 
 

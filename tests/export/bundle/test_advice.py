@@ -7,9 +7,13 @@ from tersor.export.bundle.card import model_card
 def row(p50: float, *, batch: int = 1, spread: float = 0.01, provider: str = "CPUExecutionProvider") -> dict:
     low, high = p50 * (1 - spread), p50 * (1 + spread)
     return {
-        "provider": provider, "batch": batch, "threads": 1,
-        "p50_ms": p50, "p50_low_ms": low, "p50_high_ms": high,
-    }  # fmt: skip
+        "provider": provider,
+        "batch": batch,
+        "threads": 1,
+        "p50_ms": p50,
+        "p50_low_ms": low,
+        "p50_high_ms": high,
+    }
 
 
 def entry(file: str, kind: str, *rows: dict) -> dict:
@@ -45,17 +49,27 @@ def test_batches_are_compared_each_with_its_own_and_what_was_not_timed_is_left_o
 
 def test_the_card_says_what_stayed_in_float_and_what_the_timing_means() -> None:
     info = {
-        "method": "entropy", "calibration_images": 256, "tried": {"minmax": 0.9, "entropy": 0.95},
-        "fp32_validation_accuracy_fraction": 0.97, "reduce_range": True, "kept_float": ["stem", "fc"],
-        "helps": {"conv": 0.951, "fc": 0.968}, "kept_integers": ["conv"],
-    }  # fmt: skip
+        "method": "entropy",
+        "calibration_images": 256,
+        "tried": {"minmax": 0.9, "entropy": 0.95},
+        "fp32_validation_accuracy_fraction": 0.97,
+        "reduce_range": True,
+        "kept_float": ["stem", "fc"],
+        "helps": {"conv": 0.951, "fc": 0.968},
+        "kept_integers": ["conv"],
+    }
     rows = [{**row(0.2), "p90_ms": 0.3, "p99_ms": 0.4, "speedup": 1.0}]
     manifest = {
-        "name": "x", "input": {"name": "input", "shape": ["batch", 1, 8, 8]}, "compression_ratio": 2.0,
-        "baseline": {"file": "baseline.onnx", "kind": "fp32", "bytes": 9, "latency": rows}, "artifacts": [],
-        "preprocessing": {"divisor": 1.0, "mean": [0.0], "std": [1.0]}, "int8": info,
-        "advice": ["int8 is slower on this CPU"], "not_measured": [{"what": "cuda", "reason": "no GPU"}],
-    }  # fmt: skip
+        "name": "x",
+        "input": {"name": "input", "shape": ["batch", 1, 8, 8]},
+        "compression_ratio": 2.0,
+        "baseline": {"file": "baseline.onnx", "kind": "fp32", "bytes": 9, "latency": rows},
+        "artifacts": [],
+        "preprocessing": {"divisor": 1.0, "mean": [0.0], "std": [1.0]},
+        "int8": info,
+        "advice": ["int8 is slower on this CPU"],
+        "not_measured": [{"what": "cuda", "reason": "no GPU"}],
+    }
     text = model_card(manifest)
     assert "- Int8 is slower on this CPU." in text
     assert "Calibration by entropy on 256 training images" in text

@@ -16,17 +16,29 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 def row(speedup, *, distinguishable=True, provider=CPU, batch=1, spread=0.01):
     return {
-        "provider": provider, "batch": batch, "threads": 1, "p50_ms": 1 / speedup, "p90_ms": 1.2 / speedup,
-        "p99_ms": 1.5 / speedup, "speedup": speedup, "speedup_low": speedup - spread,
-        "speedup_high": speedup + spread, "distinguishable": distinguishable,
-    }  # fmt: skip
+        "provider": provider,
+        "batch": batch,
+        "threads": 1,
+        "p50_ms": 1 / speedup,
+        "p90_ms": 1.2 / speedup,
+        "p99_ms": 1.5 / speedup,
+        "speedup": speedup,
+        "speedup_low": speedup - spread,
+        "speedup_high": speedup + spread,
+        "distinguishable": distinguishable,
+    }
 
 
 def entry(file, kind, *latency, size=100, diff=1e-6):
     return {
-        "file": file, "kind": kind, "bytes": size, "sha256": "0" * 64, "accuracy_fraction": 0.9722,
-        "max_abs_diff": diff, "latency": list(latency),
-    }  # fmt: skip
+        "file": file,
+        "kind": kind,
+        "bytes": size,
+        "sha256": "0" * 64,
+        "accuracy_fraction": 0.9722,
+        "max_abs_diff": diff,
+        "latency": list(latency),
+    }
 
 
 def manifest(**changes):
@@ -148,8 +160,11 @@ def test_same_files_same_bundle(tmp_path):
 def test_file_entry_measures_the_file(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"abc")
     assert file_entry(tmp_path / "m.onnx", "fp32") == {
-        "file": "m.onnx", "kind": "fp32", "bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()
-    }  # fmt: skip
+        "file": "m.onnx",
+        "kind": "fp32",
+        "bytes": 3,
+        "sha256": hashlib.sha256(b"abc").hexdigest(),
+    }
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,11 @@ from tersor.export.timing import parity
 from tersor.export.timing.providers import open_session
 
 KINDS = {
-    "model.onnx": "fp32", "model.int8.onnx": "int8", "model.lowbit.onnx": "lowbit", "model.tsr": "packed"
-}  # fmt: skip
+    "model.onnx": "fp32",
+    "model.int8.onnx": "int8",
+    "model.lowbit.onnx": "lowbit",
+    "model.tsr": "packed",
+}
 
 
 def labels_of(logits):
@@ -161,8 +164,10 @@ def test_changed_weights_are_found_even_with_matching_checksums(copy):
     (copy / "model.onnx").write_bytes(model.SerializeToString())
     rename_in(copy, "model.onnx")
     assert broken(copy) == {
-        "unpack(model.tsr) equals model.onnx", "model.onnx: parity", "model.onnx: max_abs_diff"
-    }  # fmt: skip
+        "unpack(model.tsr) equals model.onnx",
+        "model.onnx: parity",
+        "model.onnx: max_abs_diff",
+    }
 
 
 def test_wrong_accuracy_and_difference_claims_are_found(copy, split):

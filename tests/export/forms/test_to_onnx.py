@@ -54,8 +54,13 @@ def test_graph_holds_only_what_it_computes(plain_onnx):
     model = onnx.load(plain_onnx)
     onnx.checker.check_model(model, full_check=True)
     assert operators(plain_onnx) == {
-        "Conv": 2, "BatchNormalization": 2, "Relu": 3, "MaxPool": 1, "Reshape": 1, "Gemm": 2
-    }  # fmt: skip
+        "Conv": 2,
+        "BatchNormalization": 2,
+        "Relu": 3,
+        "MaxPool": 1,
+        "Reshape": 1,
+        "Gemm": 2,
+    }
     used = {name for node in model.graph.node for name in node.input}
     assert {t.name for t in model.graph.initializer} <= used
 

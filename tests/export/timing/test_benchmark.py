@@ -30,9 +30,15 @@ def work(layers):
 def test_a_row_for_every_batch_thread_count_and_model_in_order(plain_onnx):
     progress = []
     rows = benchmark(
-        {"baseline.onnx": plain_onnx, "other.onnx": plain_onnx.read_bytes()}, "cpu", baseline="baseline.onnx",
-        batches=(1, 4), threads=(1, 2), seconds_per_model=0.02, inputs=None, progress=progress.append,
-    )  # fmt: skip
+        {"baseline.onnx": plain_onnx, "other.onnx": plain_onnx.read_bytes()},
+        "cpu",
+        baseline="baseline.onnx",
+        batches=(1, 4),
+        threads=(1, 2),
+        seconds_per_model=0.02,
+        inputs=None,
+        progress=progress.append,
+    )
     assert [(r.batch, r.threads, r.file) for r in rows] == [
         (b, t, f) for b in (1, 4) for t in (1, 2) for f in ("baseline.onnx", "other.onnx")
     ]
@@ -134,9 +140,22 @@ def test_given_inputs_are_repeated_to_fill_the_batch(plain_onnx, make_images):
 def test_rows_are_frozen_and_carry_units():
     fields = [f.name for f in dataclasses.fields(benchmarks.LatencyRow)]
     assert fields == [
-        "file", "provider", "batch", "threads", "p50_ms", "p90_ms", "p99_ms", "speedup", "p50_low_ms",
-        "p50_high_ms", "speedup_low", "speedup_high", "distinguishable", "throughput_per_s", "rounds",
-    ]  # fmt: skip
+        "file",
+        "provider",
+        "batch",
+        "threads",
+        "p50_ms",
+        "p90_ms",
+        "p99_ms",
+        "speedup",
+        "p50_low_ms",
+        "p50_high_ms",
+        "speedup_low",
+        "speedup_high",
+        "distinguishable",
+        "throughput_per_s",
+        "rounds",
+    ]
     assert benchmarks.LatencyRow.__dataclass_params__.frozen
     assert "progress" in inspect.signature(benchmark).parameters
 
@@ -159,9 +178,14 @@ def test_functions_are_timed_as_models_are():
     calls = {"short": lambda: short @ short, "long": lambda: long @ long}
     progress = []
     rows = benchmarks.time_calls(
-        calls, baseline="short", provider="CPU", batch=8, threads=1, seconds_per_call=0.1,
+        calls,
+        baseline="short",
+        provider="CPU",
+        batch=8,
+        threads=1,
+        seconds_per_call=0.1,
         progress=progress.append,
-    )  # fmt: skip
+    )
     assert [(r.file, r.batch, r.threads) for r in rows] == [("short", 8, 1), ("long", 8, 1)]
     assert rows[0].speedup == 1.0
     assert rows[1].speedup_high < 1

@@ -187,7 +187,7 @@ def test_compressed_idx_files_are_named_as_the_cause(tmp_path: Path) -> None:
         lambda raw: b"<html>not here</html>",
         lambda raw: raw[:4] + b"\xff\xff\xff\xff" + raw[8:],
     ],
-)  # fmt: skip
+)
 def test_a_damaged_idx_file_is_named(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
     folder = write_mnist(tmp_path)
     file = folder / "train-images-idx3-ubyte"

@@ -14,11 +14,12 @@ from tersor.pipeline.lessons.gemm import check_same, lesson_markdown, max_differ
 @pytest.mark.parametrize(
     "settings",
     [
-        {"kernel_size": 3}, {"kernel_size": 3, "padding": 1, "stride": 2},
+        {"kernel_size": 3},
+        {"kernel_size": 3, "padding": 1, "stride": 2},
         {"kernel_size": (3, 5), "padding": (0, 2), "dilation": (2, 1), "bias": False},
         {"kernel_size": 1, "stride": (1, 3)},
     ],
-)  # fmt: skip
+)
 def test_it_computes_the_convolution(settings: dict[str, object]) -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(3, 5, **settings)  # type: ignore[arg-type]

@@ -31,8 +31,10 @@ def data(channels: int = 1, divisor: float = 255.0, count: int = 60) -> Data:
 def linear(path: Path, seed: int, channels: int = 1, scale: float = 1.0, classes: int = 3) -> np.ndarray:
     """A network of one matrix; returns the matrix, float32 (channels * 16, classes)."""
     weight = np.random.default_rng(seed).normal(0, scale, (channels * 16, classes)).astype(np.float32)
-    nodes = [helper.make_node("Flatten", ["input"], ["flat"]),
-             helper.make_node("MatMul", ["flat", "weight"], ["output"])]  # fmt: skip
+    nodes = [
+        helper.make_node("Flatten", ["input"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["output"]),
+    ]
     shapes = {"input": ["batch", channels, 4, 4], "output": ["batch", classes]}
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     graph = helper.make_graph(

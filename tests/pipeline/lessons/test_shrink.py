@@ -48,8 +48,9 @@ def test_each_step_starts_where_the_one_before_ended(network: Network, tmp_path:
     assert found.steps[0].before == found.start
     assert found.steps[1].before == found.steps[0].after_tuning
     assert {k: found.network.tensors[k].shape[0] for k in ("conv1.0.weight", "fc1.weight")} == {
-        "conv1.0.weight": 3, "fc1.weight": 7,
-    }  # fmt: skip
+        "conv1.0.weight": 3,
+        "fc1.weight": 7,
+    }
 
 
 def test_a_step_that_costs_too_much_is_not_kept_and_ends_its_layer(network: Network, tmp_path: Path) -> None:

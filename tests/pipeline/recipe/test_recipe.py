@@ -90,7 +90,7 @@ def before_structure(**stage: object) -> dict:
         ({k: v for k, v in MINIMAL.items() if k != "model"}, r"Field required.*model"),
         ([1, 2], r"no mapping\. Got list"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_explained(tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         read_recipe(written(tmp_path, content))

@@ -18,10 +18,16 @@ from tersor.pipeline.weights.linear import quantize_weights
 
 def row(way: str, bits: int, **changes: Any) -> dict[str, Any]:
     found = {
-        "way": way, "bits": bits, "top1_percent": 60.0 + bits, "top5_percent": 95.0, "loss": 1.0 / bits,
-        "weights": 35088, "packed_bytes": 1000 * bits, "lowbit_bytes": 4400 * bits,
+        "way": way,
+        "bits": bits,
+        "top1_percent": 60.0 + bits,
+        "top5_percent": 95.0,
+        "loss": 1.0 / bits,
+        "weights": 35088,
+        "packed_bytes": 1000 * bits,
+        "lowbit_bytes": 4400 * bits,
         "baseline": {"onnx_bytes": 145_000},
-    }  # fmt: skip
+    }
     return found | changes
 
 
@@ -55,12 +61,15 @@ def test_a_trial_says_its_way(tmp_path: Path) -> None:
     record = {
         "recipe": {"stages": [{"stage": "train"}, linear]},
         "metrics": {
-            "test_accuracy_fraction": 0.5, "test_top5_accuracy_fraction": 0.9, "test_loss": 1.5,
-            "weights": 10, "packed_bytes": 20,
+            "test_accuracy_fraction": 0.5,
+            "test_top5_accuracy_fraction": 0.9,
+            "test_loss": 1.5,
+            "weights": 10,
+            "packed_bytes": 20,
         },
         "onnx": str(tmp_path / "model.onnx"),
         "stages": [{"onnx_bytes": 99, "seconds": 3}],
-    }  # fmt: skip
+    }
     found = row_of(record)
     assert found["way"] == "one scale for each channel, least error"
     assert (found["bits"], found["top1_percent"], found["baseline"]) == (3, 50.0, {"onnx_bytes": 99})

@@ -8,9 +8,13 @@ from tersor.pipeline.shipping.gates import broken, check_gates, parity_gate
 
 def entry(file: str, kind: str, accuracy: float, difference: float, size: int, *p50_ms: float) -> dict:
     return {
-        "file": file, "kind": kind, "accuracy_fraction": accuracy, "max_abs_diff": difference, "bytes": size,
+        "file": file,
+        "kind": kind,
+        "accuracy_fraction": accuracy,
+        "max_abs_diff": difference,
+        "bytes": size,
         "latency": [{"p50_ms": p50} for p50 in p50_ms],
-    }  # fmt: skip
+    }
 
 
 BASELINE = entry("baseline.onnx", "fp32", 0.98, 1e-6, 1000)

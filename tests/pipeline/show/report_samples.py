@@ -12,10 +12,16 @@ def latency(p50_ms: float, speedup: float | None, *, distinguishable: bool = Tru
     for provider, batch, threads in TARGETS:
         p50 = p50_ms * batch**0.6
         row: dict[str, Any] = {
-            "provider": provider, "batch": batch, "threads": threads, "p50_ms": p50, "p90_ms": p50 * 1.1,
-            "p99_ms": p50 * 1.5, "p50_low_ms": p50 * 0.97, "p50_high_ms": p50 * 1.04,
+            "provider": provider,
+            "batch": batch,
+            "threads": threads,
+            "p50_ms": p50,
+            "p90_ms": p50 * 1.1,
+            "p99_ms": p50 * 1.5,
+            "p50_low_ms": p50 * 0.97,
+            "p50_high_ms": p50 * 1.04,
             "throughput_per_s": batch / p50 * 1000,
-        }  # fmt: skip
+        }
         row |= {"speedup": 1.0, "speedup_low": 1.0, "speedup_high": 1.0, "distinguishable": False}
         if speedup is not None:
             s = speedup * batch**0.05
@@ -27,18 +33,28 @@ def latency(p50_ms: float, speedup: float | None, *, distinguishable: bool = Tru
 
 def artifact(file: str, kind: str, size: int, accuracy: float, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "file": file, "kind": kind, "bytes": size, "accuracy_fraction": accuracy,
-        "sha256": hashlib.sha256(file.encode()).hexdigest(), "max_abs_diff": 3.1e-7, "latency": rows,
-    }  # fmt: skip
+        "file": file,
+        "kind": kind,
+        "bytes": size,
+        "accuracy_fraction": accuracy,
+        "sha256": hashlib.sha256(file.encode()).hexdigest(),
+        "max_abs_diff": 3.1e-7,
+        "latency": rows,
+    }
 
 
 def manifest() -> dict[str, Any]:
     unclear = latency(0.0299, 1.03, distinguishable=False)
     return {
-        "name": "digits", "tersor_version": "0.1.0", "data": {"name": "digits"},
+        "name": "digits",
+        "tersor_version": "0.1.0",
+        "data": {"name": "digits"},
         "environment": {
-            "python": "3.11.7", "torch": "2.13.0", "onnxruntime": "1.31.1",
-            "cpu": {"cores": 2, "flags": ["avx2", "avx512_vnni"]}, "gpu": None,
+            "python": "3.11.7",
+            "torch": "2.13.0",
+            "onnxruntime": "1.31.1",
+            "cpu": {"cores": 2, "flags": ["avx2", "avx512_vnni"]},
+            "gpu": None,
         },
         "baseline": artifact("baseline.onnx", "fp32", 412_650, 0.9844, latency(0.031, None)),
         "artifacts": [
@@ -62,17 +78,27 @@ def manifest() -> dict[str, Any]:
             "baseline": {"parameters": 102_154, "macs": 712_000},
             "model": {"parameters": 18_900, "macs": 98_000},
         },
-    }  # fmt: skip
+    }
 
 
 def stage(name: str, kind: str, accuracy: float, onnx: int, packed: int, nonzero: int) -> dict[str, Any]:
     return {
-        "name": name, "stage": kind, "seconds": 4.2, "validation_accuracy_fraction": accuracy,
-        "validation_loss": 0.071, "parameters": onnx // 4, "nonzero_weights": nonzero, "macs": onnx * 2,
-        "onnx_bytes": onnx, "gzip_bytes": int(packed * 1.5), "zstd_bytes": int(packed * 1.45),
-        "xz_bytes": int(packed * 1.2), "packed_bytes": packed, "entropy_bytes": int(packed * 0.93),
+        "name": name,
+        "stage": kind,
+        "seconds": 4.2,
+        "validation_accuracy_fraction": accuracy,
+        "validation_loss": 0.071,
+        "parameters": onnx // 4,
+        "nonzero_weights": nonzero,
+        "macs": onnx * 2,
+        "onnx_bytes": onnx,
+        "gzip_bytes": int(packed * 1.5),
+        "zstd_bytes": int(packed * 1.45),
+        "xz_bytes": int(packed * 1.2),
+        "packed_bytes": packed,
+        "entropy_bytes": int(packed * 0.93),
         "details": {"epochs": 12, "widths": [16, 32], "asked_fraction": 0.5, "got": {"conv1": 0.5}},
-    }  # fmt: skip
+    }
 
 
 def stages() -> list[dict[str, Any]]:

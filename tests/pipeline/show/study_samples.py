@@ -46,10 +46,13 @@ def _content(
         Top(metric="training_seconds", direction="minimize"),
     ]
     return {
-        "name": name, "axes": list(axes), "trials": records, "summary": summary,
+        "name": name,
+        "axes": list(axes),
+        "trials": records,
+        "summary": summary,
         "top": [{**t.model_dump(), "rows": engine.top(summary, t, limits)} for t in tables],
         "constraints": [limit.model_dump() for limit in limits],
-    }  # fmt: skip
+    }
 
 
 def _record(number: int, settings: dict[str, Any], seed: int, rng: random.Random) -> dict[str, Any]:
@@ -71,10 +74,16 @@ def _record(number: int, settings: dict[str, Any], seed: int, rng: random.Random
         for e in range(EPOCHS)
     ]
     metrics = {
-        "validation_accuracy_fraction": accuracy, "validation_loss": 0.3 + rng.gauss(0, 0.02),
-        "test_accuracy_fraction": accuracy - 0.01, "weights": 120_000, "macs": 1_000_000 + 1000 * number,
-        "packed_bytes": int(150_000 * kept * rng.uniform(0.9, 1.1)), "training_seconds": rng.uniform(60, 300),
-        "seconds": 400.0, "epochs": EPOCHS, "sparsity_fraction": 1 - kept,
-    }  # fmt: skip
+        "validation_accuracy_fraction": accuracy,
+        "validation_loss": 0.3 + rng.gauss(0, 0.02),
+        "test_accuracy_fraction": accuracy - 0.01,
+        "weights": 120_000,
+        "macs": 1_000_000 + 1000 * number,
+        "packed_bytes": int(150_000 * kept * rng.uniform(0.9, 1.1)),
+        "training_seconds": rng.uniform(60, 300),
+        "seconds": 400.0,
+        "epochs": EPOCHS,
+        "sparsity_fraction": 1 - kept,
+    }
     stages = [{"name": "train", "details": {"history": history}}]
     return {**head, "state": "finished", "error": None, "metrics": metrics, "stages": stages}

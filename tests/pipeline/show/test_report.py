@@ -169,12 +169,17 @@ def test_no_missing_or_odd_value_breaks_page_or_tables(tmp_path: Path, put: Any)
 def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\"'&"
     manifest = {
-        "name": evil, "baseline": samples.artifact(evil, evil, 10, 0.5, samples.latency(1, None)),
+        "name": evil,
+        "baseline": samples.artifact(evil, evil, 10, 0.5, samples.latency(1, None)),
         "artifacts": [samples.artifact(evil + "2", "packed", 5, 0.5, samples.latency(1, 2))],
-        "not_measured": [{"what": evil, "reason": evil}], "recommended": {evil: {"file": evil, "why": evil}},
-        "gates": [{"gate": evil, "limit": evil, "got": evil, "ok": True}], "environment": {evil: evil},
-        "parity": {evil: [evil]}, "data": {"name": evil}, "tersor_version": evil,
-    }  # fmt: skip
+        "not_measured": [{"what": evil, "reason": evil}],
+        "recommended": {evil: {"file": evil, "why": evil}},
+        "gates": [{"gate": evil, "limit": evil, "got": evil, "ok": True}],
+        "environment": {evil: evil},
+        "parity": {evil: [evil]},
+        "data": {"name": evil},
+        "tersor_version": evil,
+    }
     stage = samples.stages()[0] | {"name": evil, "stage": evil + "x", "details": {evil: evil}}
     confusion = samples.confusion(3) | {"classes": [evil, "b", "c"]}
     page = render(tmp_path, manifest, [stage], confusion)
@@ -264,15 +269,24 @@ def test_the_picture_has_its_size_and_the_same_bytes_each_time(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        (units.size(999), "999 B"), (units.size(4_799_528), "4.80 MB"), (units.size(0), "0 B"),
-        (units.count(35_088), "35.1 k"), (units.share(0.9844), "98.44 %"),
+        (units.size(999), "999 B"),
+        (units.size(4_799_528), "4.80 MB"),
+        (units.size(0), "0 B"),
+        (units.count(35_088), "35.1 k"),
+        (units.share(0.9844), "98.44 %"),
         (units.points(-0.0022), "−0.22 points"),
-        (units.points(0.0), "+0.00 points"), (units.time(0.0213), "21.3 µs"), (units.time(2.5), "2.50 ms"),
-        (units.time(0.05, like_ms=0.4), "0.0500 ms"), (units.time(1500), "1.50 s"),
+        (units.points(0.0), "+0.00 points"),
+        (units.time(0.0213), "21.3 µs"),
+        (units.time(2.5), "2.50 ms"),
+        (units.time(0.05, like_ms=0.4), "0.0500 ms"),
+        (units.time(1500), "1.50 s"),
         (units.seconds(600), "10.0 min"),
-        (units.times(53.93), "53.9×"), (units.times(1234.5), "1234×"), (units.rate(743_000), "743 k/s"),
-        (units.times(None), "not measured"), (units.size(float("nan")), "not measured"),
+        (units.times(53.93), "53.9×"),
+        (units.times(1234.5), "1234×"),
+        (units.rate(743_000), "743 k/s"),
+        (units.times(None), "not measured"),
+        (units.size(float("nan")), "not measured"),
     ],
-)  # fmt: skip
+)
 def test_numbers_read_with_their_units(text: str, wanted: str) -> None:
     assert text == wanted

@@ -9,9 +9,13 @@ from tersor.pipeline.reports import r3 as table_r3
 def trial(widths: list[int], hidden: int, accuracy: float, seconds: float) -> dict[str, Any]:
     settings = {"arguments.widths": widths, "arguments.kernels": [3, 3], "arguments.hidden": hidden}
     metrics = {
-        "test_accuracy_fraction": accuracy, "train_accuracy_fraction": 0.9, "training_cpu_seconds": seconds,
-        "epochs": 5, "parameters": 1000, "macs": 2000,
-    }  # fmt: skip
+        "test_accuracy_fraction": accuracy,
+        "train_accuracy_fraction": 0.9,
+        "training_cpu_seconds": seconds,
+        "epochs": 5,
+        "parameters": 1000,
+        "macs": 2000,
+    }
     return {"settings": settings, "metrics": metrics, "state": "finished"}
 
 
@@ -30,9 +34,12 @@ def test_r3_table_sorts_ours_and_stands_beside_the_report() -> None:
 
 def test_r1_trials_are_points_of_their_layer() -> None:
     metrics = {
-        "test_accuracy_fraction": 0.5, "test_top5_accuracy_fraction": 0.9, "test_loss": 1.5,
-        "nonzero_weights": 10, "effective_macs": 100,
-    }  # fmt: skip
+        "test_accuracy_fraction": 0.5,
+        "test_top5_accuracy_fraction": 0.9,
+        "test_loss": 1.5,
+        "nonzero_weights": 10,
+        "effective_macs": 100,
+    }
     one = {"settings": {"sparsity.layers": ["conv2"], "sparsity.amount": 0.3}, "metrics": metrics}
     every = {"settings": {"sparsity.amount": 0.3}, "metrics": metrics}
     rows = table_r1.r1_table([table_r1.point_of(one), table_r1.point_of(every)])

@@ -15,9 +15,7 @@ import pytest
 from tersor.pipeline.show.study_page import front, write_page
 
 # Loaded by file: with --import-mode=importlib a test folder is no package.
-_spec = importlib.util.spec_from_file_location(
-    "study_samples", Path(__file__).with_name("study_samples.py")
-)  # fmt: skip
+_spec = importlib.util.spec_from_file_location("study_samples", Path(__file__).with_name("study_samples.py"))
 assert _spec
 assert _spec.loader
 samples = importlib.util.module_from_spec(_spec)

@@ -16,9 +16,7 @@ from tersor.pipeline.show import study_data
 from tersor.pipeline.show.study_page import front, write_page
 
 # Loaded by file: with --import-mode=importlib a test folder is no package.
-_spec = importlib.util.spec_from_file_location(
-    "study_samples", Path(__file__).with_name("study_samples.py")
-)  # fmt: skip
+_spec = importlib.util.spec_from_file_location("study_samples", Path(__file__).with_name("study_samples.py"))
 assert _spec
 assert _spec.loader
 samples = importlib.util.module_from_spec(_spec)
@@ -174,12 +172,31 @@ def test_numbers_that_are_none_do_not_break_it(content: dict[str, Any], tmp_path
 
 @pytest.mark.parametrize("trials", [0, 1])
 def test_an_empty_study_and_one_where_all_failed_have_a_page(tmp_path: Path, trials: int) -> None:
-    failed = {"trial": 0, "key": "k", "settings": {"a.b": 1}, "seed": 0, "state": "failed", "error": "broke",
-              "metrics": {}, "stages": []}  # fmt: skip
+    failed = {
+        "trial": 0,
+        "key": "k",
+        "settings": {"a.b": 1},
+        "seed": 0,
+        "state": "failed",
+        "error": "broke",
+        "metrics": {},
+        "stages": [],
+    }
     summary = [{"settings": {"a.b": 1}, "seeds": 0, "failed": 1, "mean": {}, "std": {}}][:trials]
     top = [{"metric": "validation_accuracy_fraction", "direction": "maximize", "count": 3, "rows": []}]
-    page = Page(render(tmp_path, {"name": "none", "axes": ["a.b"], "trials": [failed][:trials],
-                                  "summary": summary, "top": top, "constraints": []}))  # fmt: skip
+    page = Page(
+        render(
+            tmp_path,
+            {
+                "name": "none",
+                "axes": ["a.b"],
+                "trials": [failed][:trials],
+                "summary": summary,
+                "top": top,
+                "constraints": [],
+            },
+        )
+    )
     assert "No finished trial" in page.text
     assert page.data["metrics"] == []
 
@@ -205,8 +222,13 @@ def test_the_front_is_what_its_definition_says() -> None:
     rng = random.Random(0)
     for _ in range(200):
         directions = [rng.choice(["maximize", "minimize"]) for _ in range(rng.randint(1, 3))]
-        points = [[rng.choice([None, 0, 1, 2, 3, math.nan, 2.5]) if rng.random() < 0.1 else rng.randint(0, 5)
-                   for _ in directions] for _ in range(rng.randint(0, 12))]  # fmt: skip
+        points = [
+            [
+                rng.choice([None, 0, 1, 2, 3, math.nan, 2.5]) if rng.random() < 0.1 else rng.randint(0, 5)
+                for _ in directions
+            ]
+            for _ in range(rng.randint(0, 12))
+        ]
         signs = [1 if d == "maximize" else -1 for d in directions]
         whole = [p for p in points if all(v is not None and math.isfinite(v) for v in p)]
 
@@ -235,8 +257,12 @@ def test_spreads_are_in_the_unit_of_their_value() -> None:
 
 def test_the_direction_of_a_metric() -> None:
     content = {"top": [{"metric": "odd_metric", "direction": "maximize"}]}
-    for metric, wanted in (("odd_metric", "maximize"), ("test_accuracy_fraction", "maximize"),
-                           ("packed_bytes", "minimize"), ("validation_loss", "minimize")):  # fmt: skip
+    for metric, wanted in (
+        ("odd_metric", "maximize"),
+        ("test_accuracy_fraction", "maximize"),
+        ("packed_bytes", "minimize"),
+        ("validation_loss", "minimize"),
+    ):
         assert study_data.direction(metric, content) == wanted
 
 

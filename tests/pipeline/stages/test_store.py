@@ -32,8 +32,11 @@ def test_finished_stage_is_found_with_its_network_and_without_leftovers(tmp_path
     assert found.metrics == {"seconds": 1}
     assert found.network().digest() == make().digest()
     assert sorted(p.name for p in found.folder.iterdir()) == [
-        "metrics.json", "model.onnx", "network.safetensors", "sums.json",
-    ]  # fmt: skip
+        "metrics.json",
+        "model.onnx",
+        "network.safetensors",
+        "sums.json",
+    ]
 
 
 def test_unknown_stage_is_not_found(tmp_path: Path) -> None:

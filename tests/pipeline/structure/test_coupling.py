@@ -164,13 +164,15 @@ def halved(kind: type[nn.Module]) -> tuple[dict[str, list[int]], float]:
         (Concat, {"stem.0": [8, 4], "a": [4, 2], "b": [6, 3], "head": [5, 5]}),
         (Depthwise, {"stem.0": [8, 4], "deep": [16, 8], "point": [8, 4], "head": [5, 5]}),
         (Grouped, {"stem.0": [8, 4], "wide": [16, 8], "grouped": [8, 4], "back": [8, 4], "head": [5, 5]}),
-        (SqueezeExcite, {"stem.0": [8, 4], "conv": [12, 6], "down": [4, 2], "up": [12, 6], "out": [8, 4],
-                         "head": [5, 5]}),
+        (
+            SqueezeExcite,
+            {"stem.0": [8, 4], "conv": [12, 6], "down": [4, 2], "up": [12, 6], "out": [8, 4], "head": [5, 5]},
+        ),
         (Twice, {"stem.0": [8, 4], "again": [8, 4], "head": [5, 5]}),
         (View, {"stem.0": [8, 4], "head": [5, 5]}),
         (Shuffled, {"stem.0": [8, 8], "inner": [6, 3], "after": [8, 4], "head": [5, 5]}),
     ],
-)  # fmt: skip
+)
 def test_hard_structures_are_halved_and_proven(kind: type[nn.Module], widths: dict) -> None:
     found, difference = halved(kind)
     assert found == widths

@@ -67,9 +67,17 @@ def test_aligned_widths_are_multiples_of_the_block() -> None:
 
 @pytest.mark.parametrize(
     ("width", "sparsity", "align", "kept"),
-    [(32, 0.2, None, 26), (64, 0.7, None, 20), (10, 0.99, None, 1), (64, 0.2, 16, 48), (64, 0.9, 16, 16),
-     (8, 0.5, 16, 4), (64, 0.0, 16, 64), (6, 0.3, None, 5)],
-)  # fmt: skip
+    [
+        (32, 0.2, None, 26),
+        (64, 0.7, None, 20),
+        (10, 0.99, None, 1),
+        (64, 0.2, 16, 48),
+        (64, 0.9, 16, 16),
+        (8, 0.5, 16, 4),
+        (64, 0.0, 16, 64),
+        (6, 0.3, None, 5),
+    ],
+)
 def test_kept_width(width: int, sparsity: float, align: int | None, kept: int) -> None:
     assert kept_width(width, sparsity, align) == kept
 
@@ -247,9 +255,13 @@ def test_schedule_needs_equal_widths_in_a_space() -> None:
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_torchvision_networks_are_narrowed_and_proven(name: str, scope: str) -> None:
     net, details = pruned(
-        make(name, (3, 32, 32)), sparsity=0.3, scope=scope, pruner="l2norm", rebuild="own",
+        make(name, (3, 32, 32)),
+        sparsity=0.3,
+        scope=scope,
+        pruner="l2norm",
+        rebuild="own",
         reestimate_batch_norm=False,
-    )  # fmt: skip
+    )
     assert details["masked_max_abs_diff"] <= 1e-5
     assert details["achieved_sparsity_fraction"] == pytest.approx(0.3, abs=0.1)
     assert net.module()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)

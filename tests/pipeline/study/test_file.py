@@ -49,8 +49,11 @@ def test_grid_is_the_product_of_the_axes_with_seeds_innermost(tmp_path: Path) ->
 
 
 def test_overrides_hold_for_every_point_and_axes_win(tmp_path: Path) -> None:
-    path = written(tmp_path, overrides={"train.epochs": 3, "sharing.bits": 2, "sharing.values": None},
-                   axes={"train.epochs": [1, 2]})  # fmt: skip
+    path = written(
+        tmp_path,
+        overrides={"train.epochs": 3, "sharing.bits": 2, "sharing.values": None},
+        axes={"train.epochs": [1, 2]},
+    )
     recipes = [p.recipe for p in grid(read_study(path), None)]
     assert [r.stages[0].epochs for r in recipes] == [1, 2]  # type: ignore[union-attr]
 

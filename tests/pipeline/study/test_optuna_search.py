@@ -35,8 +35,13 @@ def accuracy(point: Point) -> dict[str, float]:
 
 def record(point: Point, metrics: dict[str, float] | None) -> dict[str, Any]:
     state = "failed" if metrics is None else "finished"
-    return {"trial": point.number, "settings": point.settings, "seed": point.seed, "state": state,
-            "metrics": metrics or {}}  # fmt: skip
+    return {
+        "trial": point.number,
+        "settings": point.settings,
+        "seed": point.seed,
+        "state": state,
+        "metrics": metrics or {},
+    }
 
 
 def run(asked: StudyFile, measure: Any = accuracy, most: int | None = None) -> list[dict[str, Any]]:

@@ -38,9 +38,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def study(folder: Path) -> StudyFile:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     content = {
-        "name": "s", "recipe": str(folder / "recipe.yaml"), "workers": 1,
-        "axes": {"sparsity.amount": [0.1, 0.5, 0.9]}, "seeds": [0, 1],
-    }  # fmt: skip
+        "name": "s",
+        "recipe": str(folder / "recipe.yaml"),
+        "workers": 1,
+        "axes": {"sparsity.amount": [0.1, 0.5, 0.9]},
+        "seeds": [0, 1],
+    }
     (folder / "s.yaml").write_text(yaml.safe_dump(content))
     return read_study(folder / "s.yaml")
 
@@ -100,9 +103,13 @@ def test_results_are_a_table_and_a_page(folder: Path, records: list[dict]) -> No
 
 def test_failed_trial_is_recorded_and_does_not_stop_the_others(folder: Path) -> None:
     content = {
-        "name": "f", "recipe": str(folder / "recipe.yaml"), "workers": 1, "test": False,
-        "axes": {"train.learning_rate": [0.05, 1e12]}, "top": [],
-    }  # fmt: skip
+        "name": "f",
+        "recipe": str(folder / "recipe.yaml"),
+        "workers": 1,
+        "test": False,
+        "axes": {"train.learning_rate": [0.05, 1e12]},
+        "top": [],
+    }
     (folder / "f.yaml").write_text(yaml.safe_dump(content))
     records = run_study(read_study(folder / "f.yaml"), folder / "runs", None, quiet=True)[1]
     assert [r["state"] for r in records] == ["finished", "failed"]

@@ -38,12 +38,17 @@ def record(onnx: Path, **changes: Any) -> dict[str, Any]:
         {"epoch": 2, "train_loss": 1.5, "seconds": 0.2},
     ]
     return {
-        "trial": 3, "key": "abc", "settings": {"sparsity.amount": 0.5, "train.optimizer": "adam"}, "seed": 7,
-        "state": "finished", "error": None, "onnx": str(onnx),
+        "trial": 3,
+        "key": "abc",
+        "settings": {"sparsity.amount": 0.5, "train.optimizer": "adam"},
+        "seed": 7,
+        "state": "finished",
+        "error": None,
+        "onnx": str(onnx),
         "recipe": {"name": "x", "model": "mnist", "stages": [{"name": "train", "epochs": 2}]},
         "metrics": {"validation_accuracy_fraction": 0.9, "packed_bytes": 1234, "seconds": float("nan")},
         "stages": [{"name": "train", "details": {"history": history}}, {"name": "prune", "details": {}}],
-    } | changes  # fmt: skip
+    } | changes
 
 
 def logged(runs: Path, name: str) -> list[Any]:
@@ -67,9 +72,12 @@ def test_a_trial_is_a_run_with_parameters_metrics_and_epochs(runs: Path, onnx: P
     (run,) = logged(runs, "plain")
     assert run.info.status == "FINISHED"
     assert run.data.params == {
-        "sparsity.amount": "0.5", "train.optimizer": "adam", "seed": "7", "model": "mnist",
+        "sparsity.amount": "0.5",
+        "train.optimizer": "adam",
+        "seed": "7",
+        "model": "mnist",
         "train.epochs": "2",
-    }  # fmt: skip
+    }
     assert run.data.metrics["validation_accuracy_fraction"] == 0.9
     assert run.data.metrics["packed_bytes"] == 1234
     assert history(runs, run, "train/train_loss") == [(1, 2.0), (2, 1.5)]

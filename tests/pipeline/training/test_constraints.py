@@ -49,8 +49,11 @@ def test_biases_and_batch_norm_are_never_held() -> None:
     net = make(batch_norm=True)
     forms = {name: Form(pruned=True) for name in net.tensors}
     assert set(constrain(net.module(), net.with_tensors(net.tensors, forms))) == {
-        "conv1.0.weight", "conv2.0.weight", "fc1.weight", "fc2.weight",
-    }  # fmt: skip
+        "conv1.0.weight",
+        "conv2.0.weight",
+        "fc1.weight",
+        "fc2.weight",
+    }
 
 
 def test_shared_values_stay_shared_and_zero_stays_zero() -> None:

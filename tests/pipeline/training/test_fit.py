@@ -205,8 +205,10 @@ def test_augmented_images_are_shifts_and_mirrors_of_themselves(pad: int, flip: b
 
 
 def test_schedules_have_their_shapes() -> None:
-    rates = {k: [learning_rate(settings_of(schedule=k, learning_rate=1.0), s, 100) for s in range(100)]
-             for k in ("constant", "cosine", "one_cycle")}  # fmt: skip
+    rates = {
+        k: [learning_rate(settings_of(schedule=k, learning_rate=1.0), s, 100) for s in range(100)]
+        for k in ("constant", "cosine", "one_cycle")
+    }
     assert set(rates["constant"]) == {1.0}
     assert rates["cosine"] == sorted(rates["cosine"], reverse=True)
     assert max(rates["one_cycle"]) == pytest.approx(1.0, abs=0.01)

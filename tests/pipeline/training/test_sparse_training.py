@@ -226,9 +226,12 @@ def test_a_tune_may_have_its_own_dropout() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"ramp": {"amount": 0.9}}, {"penalty": {"kind": "proximal", "weight": 0.1}},
-     {"penalty": {"kind": "hard_threshold", "keep": 0.3}}],
-)  # fmt: skip
+    [
+        {"ramp": {"amount": 0.9}},
+        {"penalty": {"kind": "proximal", "weight": 0.1}},
+        {"penalty": {"kind": "hard_threshold", "keep": 0.3}},
+    ],
+)
 def test_there_is_one_kind_of_zero(changes: dict[str, object]) -> None:
     # -0.0 has other bits than 0.0: a packed file would pay for telling them apart.
     after, _ = fit(make(classes=3), settings_of(epochs=2, **changes), blobs(), seed=0)

@@ -22,8 +22,11 @@ def point(layer: str, bits: int, loss: float) -> Point:
 LOSSES = st.lists(st.floats(0, 10), min_size=4, max_size=4)
 
 
-@given(st.lists(LOSSES, min_size=1, max_size=4), st.lists(st.integers(1, 5000), min_size=4, max_size=4),
-       st.floats(1, 5))  # fmt: skip
+@given(
+    st.lists(LOSSES, min_size=1, max_size=4),
+    st.lists(st.integers(1, 5000), min_size=4, max_size=4),
+    st.floats(1, 5),
+)
 @settings(max_examples=80, deadline=None)
 def test_the_choice_is_within_the_budget_and_as_good_as_any(
     losses: list[list[float]], counts: list[int], budget: float
