@@ -92,7 +92,7 @@ test-cluster: $(DEV) ## run the tests that start a local Ray cluster (idle machi
 lint: $(DEV) ## style, formatting and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy models export pipeline
+	@$(BIN)/mypy -p tersor
 
 clean: ## remove runs, bundles and caches; .venv stays
 	@rm -rf runs dist .pytest_cache .ruff_cache .mypy_cache .hypothesis build

@@ -95,8 +95,9 @@ def collapse(
 ) -> None:
     """R3's collapse (10 % left without one neuron): a right rebuild, six wrong ones, and the proof."""
     from tersor.pipeline.lessons import collapse as lesson
+    from tersor.pipeline.lessons.collapse_run import run_collapse
 
-    found, picture = lesson.run_collapse(run, data, layer=layer, images=images, quiet=quiet)
+    found, picture = run_collapse(run, data, layer=layer, images=images, quiet=quiet)
     if as_json:
         print_json(lesson.as_json(found))
     else:

@@ -55,6 +55,7 @@ def compress(
     """Run a recipe: train, prune, tune, share, pack. Finished stages are reused."""
     from tersor.pipeline import run
     from tersor.pipeline.show import report
+    from tersor.pipeline.stages.run_folder import stage_metrics
     from tersor.pipeline.stages.store import Store
 
     resolved, store = _recipe(recipe, overrides, data), Store(runs)
@@ -62,7 +63,7 @@ def compress(
         typer.echo(run.plan(resolved, store))
         return
     folder = run.compress(resolved, store, quiet=quiet)
-    stages = run.stage_metrics(folder)
+    stages = stage_metrics(folder)
     if as_json:
         print_json({"run": str(folder), "stages": stages})
     else:

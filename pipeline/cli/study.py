@@ -1,7 +1,7 @@
 """The commands for studying compression: sweeps, sensitivity, predictions, the reports' tables."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -41,7 +41,9 @@ def sensitivity(
     overrides: SetOption = None,
     data: DataOption = None,
     runs: RunsOption = RUNS,
-    method: Annotated[str, typer.Option(help="sparsity, bits (grid) or sharing (k-means).")] = "sparsity",
+    method: Annotated[
+        Literal["sparsity", "bits", "sharing"], typer.Option(help="bits: a grid; sharing: k-means.")
+    ] = "sparsity",
     levels: Annotated[str, typer.Option(help="Comma-separated fractions, or bits.")] = "",
     stage: Annotated[str | None, typer.Option(help="Whose network; default: the first stage's.")] = None,
     images: Annotated[int, typer.Option(help="At most this many validation images.")] = 5000,

@@ -290,5 +290,7 @@ class Recipe(Settings):
 
     def decides_network(self) -> dict[str, Any]:
         """The settings that compress depends on, as plain data; deploy and gates may change freely."""
-        exclude = {"deploy": True, "gates": True, "name": True, "data": {"path"}}  # data have a digest
-        return self.model_dump(mode="json", exclude=exclude)
+        # of the data only the path: they have a digest
+        return self.model_dump(
+            mode="json", exclude={"deploy": True, "gates": True, "name": True, "data": {"path"}}
+        )

@@ -30,7 +30,9 @@ def settings_page() -> str:
     """Markdown: a table for the recipe, each section, each stage, and what they hold."""
     sections: dict[str, type[BaseModel]] = {"A recipe": Recipe}
     for name in ("data", "deploy", "gates"):
-        sections[f"`{name}:`"] = Recipe.model_fields[name].annotation
+        section = Recipe.model_fields[name].annotation
+        assert isinstance(section, type)
+        sections[f"`{name}:`"] = section
     for stage in get_args(get_args(recipes.Stage)[0]):
         sections[f"Stage `{get_args(stage.model_fields['stage'].annotation)[0]}`"] = stage
     for name, of in list(sections.items()):

@@ -105,7 +105,7 @@ def _time_everything(
     for batch in BATCHES:
         shape = (batch, *finals["base"].input_shape)
         found[f"torch {batch}"] = time_torch(modules, shape, TORCH_ROUNDS[batch])
-    missing = {}
+    missing: dict[str, str] = {}
     for target in recipe.deploy.targets:
         reason = providers.why_not(target)
         if reason:

@@ -201,7 +201,7 @@ def time_files(
             threads=settings.threads,
             seconds_per_model=settings.seconds_per_model,
             inputs=images,
-            progress=lambda f, d=done, t=target: tell((d + f) / len(targets), t),
+            progress=lambda f, d=done, t=target: tell((d + f) / len(targets), t),  # type: ignore[misc]
         )
     best = max(rows, key=lambda row: row.speedup, default=None)
     tell(1.0, f"fastest {best.file}, batch {best.batch}: {best.speedup:.2f}x" if best else "no target here")

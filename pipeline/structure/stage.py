@@ -15,6 +15,7 @@ from tersor.pipeline.accuracy.evaluate import reestimate_batch_norm
 from tersor.pipeline.recipe.structure import Structure
 from tersor.pipeline.structure import nni_room
 from tersor.pipeline.structure.coupling import Coupling, couple
+from tersor.pipeline.structure.graph import trace
 from tersor.pipeline.structure.narrowing import narrowed
 from tersor.pipeline.structure.proof import check_runs, check_widths, prove
 from tersor.pipeline.structure.widths import Scores, Space, choose, removals, spaces_to_prune
@@ -229,7 +230,7 @@ def rebuilt_network(
     """
     images, why = torch.from_numpy(inputs), None
     if settings.rebuild != "own":
-        why = nni_room.distrusted(module, nni_room.trace(module)) if settings.rebuild == "auto" else None
+        why = nni_room.distrusted(module, trace(module)) if settings.rebuild == "auto" else None
         if why is None:
             try:
                 return _by_nni(network, module, coupling, removed, images)

@@ -89,7 +89,7 @@ class _Run:
     ) -> None:
         self.network, self.settings, self.seed, self.device = network, settings, seed, device
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.module = network.module().to(device, memory_format=memory_format)
+        self.module = network.module().to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
         if (dropout := getattr(settings, "dropout", None)) is not None:
             for layer in self.module.modules():
                 if isinstance(layer, _DropoutNd):
@@ -100,7 +100,9 @@ class _Run:
         attach_grids(self.module, network, learn=learn)
         self.share = getattr(settings, "distill", 0.0) if teacher is not None else 0.0
         self.teacher = (
-            teacher.module().to(device, memory_format=memory_format) if teacher is not None else None
+            teacher.module().to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
+            if teacher is not None
+            else None
         )
         self.forward: Forward = self.module
         self.teach: Forward | None = self.teacher

@@ -19,7 +19,7 @@ from nni.compression.speedup.dependency import auto_set_denpendency_group_ids
 from torch import fx, nn
 
 from tersor.pipeline.recipe.recipe import Structure
-from tersor.pipeline.structure import nni_room
+from tersor.pipeline.structure import graph, nni_room
 from tersor.pipeline.structure.coupling import couple
 from tersor.pipeline.structure.widths import choose, removals, spaces_to_prune
 
@@ -67,7 +67,7 @@ def test_without_groups_a_residual_net_misses_its_ratio() -> None:
     module = make("resnet20", (3, 16, 16), shortcut="B").module()
     example = torch.rand(2, 3, 16, 16)
     convs = [n for n, m in module.named_modules() if isinstance(m, nn.Conv2d)]
-    widths = {n: nni_room.width_of(module, n) for n in convs}
+    widths = {n: graph.width_of(module, n) for n in convs}
     bare = speedup(copy.deepcopy(module), example, l1_masks(module, convs, 0.5))
     missed = [n for n in convs if bare.get_submodule(n).out_channels > widths[n] // 2]
     assert len(missed) > 0
@@ -86,7 +86,7 @@ def test_our_choice_is_nnis_own_where_it_sets_dependency_groups(pruner: str, rat
     layers = [layer for space in spaces for layer in space.layers]
     scores = nni_room.scores(module, name, layers)
     removed = choose(spaces, removals(spaces, scores, coupling, settings), scores, coupling)
-    traced = nni_room.propagated(module, example)
+    traced = graph.propagated(module, example)
     config = [{"op_names": layers, "sparse_ratio": ratio + 1e-4}]
     chooser = getattr(pruning, pruner)(copy.deepcopy(module), auto_set_denpendency_group_ids(traced, config))
     masks = chooser.compress()[1]

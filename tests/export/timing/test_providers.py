@@ -7,7 +7,6 @@ from onnx import TensorProto
 from tersor.errors import BadInput, Unavailable
 from tersor.export.timing import providers
 from tersor.export.timing.providers import open_session, why_not
-from tersor.machine import cpu_features
 
 
 def test_the_cpu_is_there():
@@ -93,23 +92,3 @@ def test_a_damaged_or_missing_model_is_told(data, words, tmp_path):
 def test_a_cut_model_is_refused(plain_onnx):
     with pytest.raises(BadInput, match="damaged|cannot load"):
         open_session(plain_onnx.read_bytes()[:-500], "cpu")
-
-
-def test_cpu_features_name_the_processor_and_its_flags():
-    features = cpu_features()
-    assert set(features) == {"model", "avx2", "avx512", "vnni"}
-    assert features["model"]
-
-
-def test_cpu_features_do_without_proc(monkeypatch):
-    class Nowhere:
-        def __init__(self, *_):
-            pass
-
-        def read_text(self):
-            raise FileNotFoundError
-
-    monkeypatch.setattr(providers, "Path", Nowhere)
-    features = cpu_features()
-    assert features["model"]
-    assert features["vnni"] is None

@@ -9,7 +9,7 @@ from torch import nn
 from tersor.errors import BadInput, TersorError
 from tersor.models.network import Network
 from tersor.pipeline.recipe.recipe import Structure
-from tersor.pipeline.structure import nni_room
+from tersor.pipeline.structure import graph, nni_room
 from tersor.pipeline.structure import stage as structure
 from tersor.pipeline.structure.coupling import couple
 from tersor.pipeline.structure.narrowing import narrowed
@@ -186,7 +186,7 @@ class _Looks(nn.Module):
 
 def test_forward_with_an_if_is_told() -> None:
     with pytest.raises(BadInput, match=r"cannot be traced.*_Looks\.forward.*Move the condition"):
-        nni_room.trace(_Looks())
+        graph.trace(_Looks())
 
 
 def test_option_a_is_narrowed_stream_and_blocks() -> None:
