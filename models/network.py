@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from tersor.errors import BadInput
+from tersor.files import write_whole
 from tersor.models import definition as definitions
 from tersor.models.preprocessing import Preprocessing
 from tersor.models.rebuild import rebuild
@@ -118,11 +119,9 @@ class Network:
         """Write one `.safetensors` file: the tensors and a small header."""
         from safetensors.torch import save
 
-        temporary = path.with_name(path.name + ".tmp")
         tensors = {k: v.contiguous() for k, v in self.tensors.items()}
         content = save(tensors, {HEADER_KEY: json.dumps(self._header(), sort_keys=True)})
-        temporary.write_bytes(content)  # not save_file: on a full disk it raises no OSError
-        temporary.replace(path)
+        write_whole(path, content)  # not save_file: on a full disk it raises no OSError
 
     def _header(self) -> dict[str, Any]:
         apart = ("tensors", "forms", "preprocessing", "activations")

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from tersor.export.codec.pack import pack
 from tersor.export.forms.to_onnx import export_onnx
-from tersor.files import digest_of, file_digest, replace_with_link, write_json
+from tersor.files import digest_of, replace_with_link, sha256_of, write_json
 from tersor.models.definition import is_file_definition
 from tersor.models.layers import check_patterns
 from tersor.models.network import Network
@@ -128,7 +128,7 @@ def finish(recipe: Recipe, data: Data, run: Path, results: list[StageResult]) ->
         sizes = {"onnx_bytes": report.original_bytes, "packed_bytes": report.packed_bytes}
         first = [f"{names[0]}/model.onnx", f"{names[0]}/network.safetensors"]
         files = ["network.safetensors", "model.onnx", "model.tsr", *first]
-        sums = {"sha256": {file: file_digest(new / file) for file in files}}
+        sums = {"sha256": {file: sha256_of(new / file) for file in files}}
         write_json(new / "metrics.json", {"stages": names, **digests, **sizes, **sums})
     return f"{report.original_bytes:,} -> {report.packed_bytes:,} bytes"
 

@@ -4,8 +4,6 @@ Everything here works without torch. The format is described in docs/format.md.
 """
 
 import hashlib
-import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,6 +13,7 @@ from tersor.export.codec.container import MAX_BYTES
 from tersor.export.codec.form_choice import Coder
 from tersor.export.codec.ledger import LedgerRow, inspect
 from tersor.export.codec.packed_model import encode_fully, unpack_fully
+from tersor.files import write_whole
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -149,19 +148,8 @@ def _read(path: str | Path) -> bytes:
 
 
 def _write(path: str | Path, data: bytes) -> None:
-    """Write `data` under a temporary name in the same folder, then give it its name in one step."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_whole(Path(path), data)
     except OSError as error:
         raise Unavailable(
             "cannot write the file; nothing was changed",

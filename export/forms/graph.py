@@ -1,7 +1,5 @@
 """Read, tidy and write ONNX files: nothing foreign in, nothing private or needless out."""
 
-import os
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from tersor.errors import BadInput, Unavailable
+from tersor.files import write_whole
 
 PRODUCER = "tersor"
 SPEC_DEFAULTS = {
@@ -75,19 +74,13 @@ def write_model(model: ModelProto, path: Path) -> None:
 
 
 def write_bytes(data: bytes, path: Path) -> None:
-    """Write `data` under a temporary name beside `path`, then rename.
+    """Write a file whole or not at all.
 
     Raises:
         Unavailable: the folder or disk does not take the file; an existing `path` is left as it was.
     """
-    temporary = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)  # mkstemp makes it private to the user
-        os.replace(temporary, path)
+        write_whole(path, data)
     except OSError as error:
         raise Unavailable(
             "the file cannot be written",
@@ -96,9 +89,6 @@ def write_bytes(data: bytes, path: Path) -> None:
             where=path,
             todo="Free disk space or choose another folder",
         ) from error
-    finally:
-        if temporary is not None and temporary.exists():
-            temporary.unlink()
 
 
 def set_metadata(model: ModelProto, entries: Mapping[str, str]) -> None:

@@ -17,10 +17,10 @@ import numpy as np
 from tersor.errors import BadInput
 from tersor.export.timing.parity import outputs
 from tersor.export.timing.providers import open_session
-from tersor.files import writing
+from tersor.files import write_whole, writing
 from tersor.pipeline.data.load import Data, Split
 from tersor.pipeline.show import charts, units
-from tersor.pipeline.show.html import template, write_html
+from tersor.pipeline.show.html import template
 
 BATCH = 256
 DAMAGED = 24
@@ -75,7 +75,7 @@ def write_predictions(folder: Path, *, bundle: Path, data: Data) -> Path:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(folder / "predictions.csv", found, data.classes)
-        write_html(folder / "predictions.html", template("predictions.html.j2").render(**content))
+        write_whole(folder / "predictions.html", template("predictions.html.j2").render(**content))
     return folder / "predictions.html"
 
 

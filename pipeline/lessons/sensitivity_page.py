@@ -3,7 +3,6 @@
 The page is one file without a script; made from the same points it is the same, byte for byte.
 """
 
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tersor.errors import BadInput
-from tersor.files import write_json
+from tersor.files import write_csv, write_json, write_whole
 from tersor.pipeline.show import units
-from tersor.pipeline.show.html import template, write_html
+from tersor.pipeline.show.html import template
 from tersor.pipeline.weights.sensitivity import ALL_LAYERS, Point
 
 WIDE, NARROW = 1040, 340
@@ -42,13 +41,8 @@ def write_sensitivity(folder: Path, points: Sequence[Point], baseline: float, na
     rows = [asdict(point) for point in points]
     content = {"name": name, "method": methods[0], "baseline_accuracy_fraction": baseline, "points": rows}
     write_json(folder / "sensitivity.json", content)
-    temporary = folder / "sensitivity.csv.tmp"
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Point)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(folder / "sensitivity.csv")
-    write_html(folder / "sensitivity.html", template("sensitivity.html.j2").render(**_page(content, points)))
+    write_csv(folder / "sensitivity.csv", [field.name for field in fields(Point)], rows)
+    write_whole(folder / "sensitivity.html", template("sensitivity.html.j2").render(**_page(content, points)))
 
 
 def level_words(method: str, level: float) -> str:

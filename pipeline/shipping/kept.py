@@ -17,7 +17,7 @@ from tersor.export.codec.pack import load, unpack
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import parity
 from tersor.export.timing.providers import open_session
-from tersor.files import file_digest, read_json, write_json
+from tersor.files import read_json, sha256_of, write_json
 from tersor.pipeline.data.load import Data, load_data
 from tersor.pipeline.recipe.read import read_recipe, write_recipe
 from tersor.pipeline.shipping.manifest import data_entry
@@ -48,7 +48,7 @@ def keep(run: Path, results: Path, data_path: Path | None) -> Path:
         "baseline_accuracy_fraction": parity.accuracy(open_session(first, "cpu"), inputs, labels),
         "packed_bytes": (run / PACKED).stat().st_size,
         "accuracy_fraction": parity.accuracy(load(run / PACKED), inputs, labels),
-        "sha256": file_digest(run / PACKED),
+        "sha256": sha256_of(run / PACKED),
         "data": data_entry(recipe, data),
         "stages": [
             {key: stage[key] for key in ("name", "stage", "validation_accuracy_fraction", "packed_bytes")}
@@ -116,7 +116,7 @@ def _checks(folder: Path, result: dict[str, Any], data: Data | None) -> Iterator
     packed = folder / PACKED
     if not packed.is_file():
         raise BadInput("the packed file is missing", where=packed, todo="Get the folder again")
-    found = file_digest(packed) or ""
+    found = sha256_of(packed)
     yield Check("SHA-256", found == result["sha256"], found[:12], result["sha256"][:12])
     size = packed.stat().st_size
     yield Check("bytes", size == result["packed_bytes"], f"{size:,}", f"{result['packed_bytes']:,}")

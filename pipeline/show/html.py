@@ -10,17 +10,6 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
-def write_html(path: Path, page: str) -> None:
-    """Write a page to a temporary name, then rename; text that UTF-8 cannot hold becomes `?`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(page.encode("utf-8", "replace"))
-    temporary.replace(path)
-
-
 @cache
 def template(name: str) -> "Template":
     """A template of the package; everything put into it is escaped."""

@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tersor.files import write_whole
 from tersor.pipeline.show import study_data
-from tersor.pipeline.show.html import template, write_html
+from tersor.pipeline.show.html import template
 from tersor.pipeline.show.study_data import Json, direction, front, inside, label, show
 
 if TYPE_CHECKING:
     pass
 
-__all__ = ["front", "template", "write_html", "write_page"]
+__all__ = ["front", "write_page"]
 
 STATIC_ROWS = 200
 """Rows of the large table that are there without the script."""
@@ -33,7 +34,7 @@ def write_page(path: Path, content: dict[str, Any]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    write_html(path, template("study.html.j2").render(**_page(content)))
+    write_whole(path, template("study.html.j2").render(**_page(content)))
 
 
 def _page(content: Json) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tersor.files import file_digest
+from tersor.files import sha256_of
 from tersor.models import definition
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.stages.table import STAGES
@@ -27,5 +27,5 @@ def stage_identity(
         "versions": versions,
     }
     if settings.stage == "load":
-        identity["weights"] = file_digest(settings.weights)
+        identity["weights"] = sha256_of(settings.weights) if settings.weights.is_file() else None
     return identity

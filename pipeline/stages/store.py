@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tersor.errors import TersorError, Unavailable
-from tersor.files import _sha256, lock, replace_with_link, write_json, writing
+from tersor.files import lock, replace_with_link, sha256_of, write_json, writing
 
 if TYPE_CHECKING:
     from tersor.models.network import Network
@@ -68,7 +68,7 @@ class Store:
             return None
         try:
             sums = json.loads((folder / "sums.json").read_text())
-            whole = all(_sha256(folder / name) == sums[name] for name in STAGE_FILES)
+            whole = all(sha256_of(folder / name) == sums[name] for name in STAGE_FILES)
         except (FileNotFoundError, KeyError, ValueError):
             whole = False
         if not whole:
@@ -108,7 +108,7 @@ class Store:
     def finish(self, digest: str, partial: Path) -> StageResult:
         """Turn a working folder into a finished result."""
         _clear(partial, keep=STAGE_FILES)
-        write_json(partial / "sums.json", {name: _sha256(partial / name) for name in STAGE_FILES})
+        write_json(partial / "sums.json", {name: sha256_of(partial / name) for name in STAGE_FILES})
         folder = self.cache / digest[:32]
         if folder.is_dir():  # another process was faster
             shutil.rmtree(partial)

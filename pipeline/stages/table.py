@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tersor.errors import BadInput
-from tersor.files import file_digest
+from tersor.files import sha256_of
 from tersor.models import network
 from tersor.models.network import Network
 from tersor.pipeline.data.load import Data
@@ -74,7 +74,7 @@ def load_weights(start: Network, settings: Any, context: Context) -> Result:
             where=path,
             todo="Check `model` and `arguments` against the file",
         ) from error
-    return loaded, {"weights_sha256": file_digest(path)}
+    return loaded, {"weights_sha256": sha256_of(path)}
 
 
 def prune_structure(start: Network, settings: Any, context: Context) -> Result:

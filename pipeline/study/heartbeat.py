@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tersor.files import write_json
 from tersor.pipeline.study.job import Job
 from tersor.progress import Tell
 
@@ -33,9 +33,7 @@ def heartbeat(job: Job) -> Iterator[Tell]:
         if time.monotonic() - written >= SECONDS:
             written = time.monotonic()
             with contextlib.suppress(OSError):
-                new = path.with_name(f".{path.name}.{os.getpid()}")
-                new.write_text(json.dumps({"fraction": fraction, "words": words}))
-                new.replace(path)
+                write_json(path, {"fraction": fraction, "words": words})
 
     try:
         yield tell

@@ -1,6 +1,5 @@
 """Timing the networks of a study, one after another, when nothing else of the study runs."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from tersor.errors import BadInput, Unavailable
 from tersor.export.timing.benchmark import LatencyRow, benchmark
-from tersor.files import write_json
+from tersor.files import sha256_of, write_json
 from tersor.pipeline.study import engine
 from tersor.pipeline.study.file import Latency
 from tersor.progress import Tell
@@ -79,7 +78,7 @@ def _distinct(todo: Mapping[Path, dict[str, Any]]) -> tuple[dict[str, list[Path]
     for path, record in todo.items():
         onnx = Path(record["onnx"])
         if onnx.is_file():
-            files.setdefault(hashlib.sha256(onnx.read_bytes()).hexdigest(), []).append(path)
+            files.setdefault(sha256_of(onnx), []).append(path)
         else:
             lost.append(path)
     return files, lost

@@ -1,6 +1,5 @@
 """What a study found: its tables as CSV, JSON, a page, and for the terminal."""
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from tersor.errors import BadInput
-from tersor.files import write_json
+from tersor.files import write_csv, write_json
 from tersor.pipeline.show.study_data import label, setting_labels, setting_names, show, text
 from tersor.pipeline.study.file import Limit, StudyFile, Top
 
@@ -44,12 +43,7 @@ def write_results(folder: Path, study: StudyFile, records: Sequence[Record]) -> 
         for r in records
     ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    temporary = folder / "results.csv.tmp"
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(folder / "results.csv")
+    write_csv(folder / "results.csv", columns, rows)
     write_page(folder / "report.html", content)
 
 

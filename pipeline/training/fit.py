@@ -6,7 +6,6 @@ and resumed from its last checkpoint ends with the same bits as one that was not
 
 import io
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
 from tersor.errors import TersorError
+from tersor.files import write_whole
 from tersor.models.network import Network
 from tersor.pipeline.accuracy.evaluate import Images, autocast, evaluate
 from tersor.pipeline.data.load import Data
@@ -237,7 +237,7 @@ class _Run:
         return plain.with_tensors(plain.tensors, self.sparse.forms(plain)), details
 
     def save(self, path: Path) -> None:
-        """Write the state to a temporary name, then rename."""
+        """Write the state, whole or not at all."""
         state = {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -246,10 +246,9 @@ class _Run:
             "history": self.history,
             "masks": self.sparse.masks,
         }
-        buffer, temporary = io.BytesIO(), path.with_suffix(".tmp")
+        buffer = io.BytesIO()
         torch.save(state, buffer)  # into memory first: on a full disk torch raises no OSError
-        temporary.write_bytes(buffer.getbuffer())
-        os.replace(temporary, path)
+        write_whole(path, buffer.getbuffer())
 
     def resume(self, path: Path | None) -> None:
         """Take up a checkpoint if there is one."""

@@ -1,13 +1,15 @@
-"""Files that are whole or not there: written aside and renamed, locked, hashed."""
+"""Files that are whole or not there: hashed, written aside and renamed, locked; refusals in words."""
 
 import contextlib
+import csv
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +17,70 @@ from tersor.errors import BadInput, Busy, Unavailable
 
 
 def digest_of(parts: Any) -> str:
-    """SHA-256 in hex over plain data."""
+    """SHA-256 in hex over plain data; what JSON does not know counts by its `str`."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def replace_with_link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source` by a hard link, or a copy where links are not possible."""
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    if target.exists() and target.samefile(source):
-        return  # renaming a link onto another link of the same file does nothing: the first would stay
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hex, read in pieces.
+
+    Raises:
+        OSError: it is not there or cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A hidden name beside `path` to write to; at the end that file takes the place of `path` in one step.
+
+    After an error it is removed, and `path` is as it was. Two processes that write the same file do not meet.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())  # a rename must not outlive the contents it promises
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, content: bytes | memoryview | str) -> None:
+    """Write a file whole or not at all; text is UTF-8, what that cannot hold becomes `?`.
+
+    Raises:
+        OSError: the file cannot be written; an existing one is as it was.
+    """
+    with written_aside(path) as aside:
+        aside.write_bytes(content.encode("utf-8", "replace") if isinstance(content, str) else content)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON to a temporary name, then rename."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # others may write the same file
-    try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write JSON, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table with a header, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 def read_json(path: Path, what: str, todo: str) -> Any:
@@ -55,6 +95,18 @@ def read_json(path: Path, what: str, todo: str) -> Any:
         raise BadInput(f"{what} is missing", where=path, todo=todo) from error
     except (ValueError, OSError) as error:
         raise BadInput(f"{what} is damaged", got=str(error), where=path, todo=todo) from error
+
+
+def replace_with_link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source` by a hard link, or a copy where links are not possible."""
+    if target.exists() and target.samefile(source):
+        return  # renaming a link onto another link of the same file does nothing: the first would stay
+    with written_aside(target) as aside:
+        aside.unlink(missing_ok=True)
+        try:
+            os.link(source, aside)
+        except OSError:
+            shutil.copyfile(source, aside)
 
 
 @contextlib.contextmanager
@@ -107,19 +159,3 @@ def writing(where: Path) -> Iterator[None]:
         what, todo = causes[error.errno]
         place = error.filename2 or error.filename or where  # of a copy, where to
         raise Unavailable(what, got=error.strerror, where=place, todo=todo) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def file_digest(path: Path) -> str | None:
-    """SHA-256 of a file in hex, None when it is not there."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -63,7 +63,7 @@ def test_a_stage_that_cannot_be_read_is_not_thrown_away(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tersor.pipeline.stages.store._sha256", refuse)
+        patch.setattr("tersor.pipeline.stages.store.sha256_of", refuse)
         with pytest.raises(PermissionError):
             store.find(DIGEST)
     assert store.find(DIGEST) is not None
