@@ -54,7 +54,7 @@ class NoTorch:
         if name.split(".")[0] in ("torch", "torchvision"):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, NoTorch())
-from tersor.pipeline.data import load_data
+from tersor.pipeline.data.load import load_data
 print(len(load_data("digits").train))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
