@@ -1,9 +1,8 @@
 """Build a network definition: a name of the zoo, or a factory in the user's own file."""
 
+import contextlib
 import difflib
-import hashlib
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from tersor.errors import BadInput, TersorError
+from tersor.models.user_code import beside, check_call, file_of, is_file_place, load_function, source_sha256
 from tersor.models.zoo import NETWORKS
 
 Factory = Callable[..., nn.Module]
@@ -32,21 +32,14 @@ def build(
         BadInput: unknown name (with a suggestion), missing file or factory, wrong arguments,
             or a factory that fails or returns something else than a module.
     """
-    factory = _from_file(definition) if is_file_definition(definition) else _from_zoo(definition)
+    factory = factory_of(definition)
     offered = {"input_shape": input_shape, "classes": classes}
     parameters = inspect.signature(factory).parameters
     given = {k: v for k, v in offered.items() if k in parameters} | dict(arguments)
+    check_call(factory, given, "the network's factory", definition)
     try:
-        inspect.signature(factory).bind(**given)
-    except TypeError as error:
-        raise BadInput(
-            "the network's factory does not take these arguments",
-            got=f"{', '.join(sorted(given)) or 'none'} ({error})",
-            wanted=", ".join(parameters),
-            where=definition,
-        ) from error
-    try:
-        module = factory(**given)
+        with beside(_file_of(definition)) if is_file_place(definition) else contextlib.nullcontext():
+            module = factory(**given)
     except TersorError:
         raise
     except (Exception, SystemExit) as error:
@@ -63,16 +56,30 @@ def build(
     return module
 
 
-def is_file_definition(definition: str) -> bool:
-    """Whether `definition` names a factory in a file rather than a network of the zoo."""
-    return ":" in definition or definition.endswith(".py")
+def factory_of(definition: str) -> Factory:
+    """The function that builds a network: of the zoo by its name, or of the user's file.
+
+    Raises:
+        BadInput: unknown name (with a suggestion), missing file or factory, a file that fails.
+    """
+    if not is_file_place(definition):
+        return _from_zoo(definition)
+    return load_function(
+        definition,
+        of="network",
+        what="factory",
+        where="setting `model`",
+        hint="Name a function that returns a torch.nn.Module",
+    )
 
 
 def source_digest(definition: str) -> str | None:
-    """SHA-256 of the factory's file in hex; None for networks of the zoo."""
-    if not is_file_definition(definition):
-        return None
-    return hashlib.sha256(_file_of(definition).read_bytes()).hexdigest()
+    """SHA-256 in hex of the factory's file and of the user's modules that it imports; None for the zoo.
+
+    Raises:
+        BadInput: no such file.
+    """
+    return source_sha256(_file_of(definition)) if is_file_place(definition) else None
 
 
 def _from_zoo(name: str) -> Factory:
@@ -89,34 +96,4 @@ def _from_zoo(name: str) -> Factory:
 
 
 def _file_of(definition: str) -> Path:
-    path = Path(definition.rpartition(":")[0] or definition)
-    if ":" not in definition or not path.is_file():
-        raise BadInput(
-            "the network's file is missing or no factory is named",
-            got=definition,
-            wanted="path/to/file.py:factory, with an existing file",
-            where="setting `model`",
-        )
-    return path
-
-
-def _from_file(definition: str) -> Factory:
-    path, function = _file_of(definition), definition.rpartition(":")[2]
-    spec = importlib.util.spec_from_file_location(f"tersor_user_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise BadInput("the network's file is no Python source", where=path, wanted="a .py file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a script may end the process when it is imported
-        raise BadInput(
-            "the network's file fails when imported", got=f"{type(error).__name__}: {error}", where=path
-        ) from error
-    if not callable(getattr(module, function, None)):
-        near = difflib.get_close_matches(function, [k for k, v in vars(module).items() if callable(v)], 1)
-        raise BadInput(
-            f"the file has no factory called {function!r}",
-            where=path,
-            todo=f"Did you mean {near[0]!r}?" if near else "Name a function that returns a torch.nn.Module",
-        )
-    return getattr(module, function)
+    return file_of(definition, of="network", what="factory", where="setting `model`")

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from tersor.export.codec.pack import pack
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.files import digest_of, replace_with_link, sha256_of, write_json
-from tersor.models.definition import is_file_definition
 from tersor.models.layers import check_patterns
 from tersor.models.network import Network
+from tersor.models.user_code import is_file_place
 from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.data.load import Data, load_data
 from tersor.pipeline.recipe.read import write_recipe
@@ -98,7 +98,7 @@ def checked_start(recipe: Recipe, data: Data, profiles: Path, tell: Tell) -> Net
             check_patterns(start, settings)
         elif settings.stage in ("train", "tune") and settings.ramp is not None:
             check_patterns(start, settings.ramp, f"stage `{settings.name}`, ramp")
-    if is_file_definition(recipe.model):
+    if is_file_place(recipe.model):
         tell(0.0, "checking that it can be exported")
         with TemporaryDirectory() as folder:
             export_onnx(start, Path(folder) / "model.onnx")

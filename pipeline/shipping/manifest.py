@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import tersor
 from tersor.export.bundle import folder as bundle
 from tersor.export.timing import parity
-from tersor.models.definition import is_file_definition
+from tersor.models.user_code import is_file_place
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.shipping.gates import check_gates, parity_gate
@@ -85,7 +85,7 @@ def without_paths(recipe: Recipe) -> dict[str, Any]:
     plain = recipe.model_dump(mode="json")
     if plain["data"]["path"] is not None:
         plain["data"]["path"] = Path(plain["data"]["path"]).name
-    if is_file_definition(plain["model"]):
+    if is_file_place(plain["model"]):
         plain["model"] = Path(plain["model"]).name
     for stage in plain["stages"]:
         if stage.get("weights"):

@@ -1,11 +1,13 @@
 """Definitions: the zoo by name, a user's factory by file; every way to get it wrong has its message."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from tersor.errors import BadInput
 from tersor.models import definition
+from tersor.models.user_code import imported_files
 
 GOOD = """
 from torch import nn
@@ -65,3 +67,88 @@ def test_bad_sources_are_told(source: Path, text: str, message: str) -> None:
 def test_unknown_argument_is_told(source: Path) -> None:
     with pytest.raises(BadInput, match="does not take these arguments.*widht"):
         definition.build(f"{source}:net", SHAPE, 3, {"widht": 8})
+
+
+DATACLASS = """
+from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+
+@dataclass
+class Config:
+    width: int = 5
+
+def net(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, Config().width), nn.Linear(Config().width, classes))
+"""
+
+
+def test_a_dataclass_may_stand_in_the_networks_file(source: Path) -> None:
+    source.write_text(DATACLASS)
+    assert definition.build(f"{source}:net", SHAPE, 3, {})[1].out_features == 5
+
+
+HELPED = """
+from torch import nn
+from shapes.sizes import WIDTH
+
+def net(classes):
+    from late_sizes import MORE
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, WIDTH + MORE), nn.Linear(WIDTH + MORE, classes))
+"""
+
+
+@pytest.fixture
+def helped(source: Path) -> Path:
+    source.write_text(HELPED)
+    (source.parent / "shapes").mkdir()
+    (source.parent / "shapes" / "__init__.py").write_text("")
+    (source.parent / "shapes" / "sizes.py").write_text("from .base import BASE\nWIDTH = BASE + 1\n")
+    (source.parent / "shapes" / "base.py").write_text("BASE = 4\n")
+    (source.parent / "late_sizes.py").write_text("MORE = 0\n")
+    return source
+
+
+def test_modules_beside_the_networks_file_are_found(helped: Path) -> None:
+    assert definition.build(f"{helped}:net", SHAPE, 3, {})[1].out_features == 5
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "width"),
+    [
+        ("shapes/sizes.py", "WIDTH = 7\n", 7),
+        ("shapes/base.py", "BASE = 8\n", 9),
+        ("late_sizes.py", "MORE = 2\n", 7),
+    ],
+)
+def test_a_changed_helper_is_another_source_and_is_imported_anew(
+    helped: Path, file: str, text: str, width: int
+) -> None:
+    before = definition.source_digest(f"{helped}:net")
+    definition.build(f"{helped}:net", SHAPE, 3, {})
+    (helped.parent / file).write_text(text)
+    assert definition.source_digest(f"{helped}:net") != before
+    assert definition.build(f"{helped}:net", SHAPE, 3, {})[1].out_features == width
+
+
+def test_helpers_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
+    for width in (3, 6):
+        folder = tmp_path / str(width)
+        folder.mkdir()
+        (folder / "net.py").write_text("from sized import net\n")
+        (folder / "sized.py").write_text(
+            f"from torch import nn\n\ndef net(classes):\n    return nn.Linear({width}, classes)\n"
+        )
+    widths = [
+        definition.build(f"{tmp_path / str(w)}/net.py:net", SHAPE, 3, {}).in_features for w in (3, 6, 3)
+    ]
+    assert widths == [3, 6, 3]
+
+
+def test_a_file_without_helpers_is_identified_by_its_bytes(source: Path) -> None:
+    assert definition.source_digest(f"{source}:net") == hashlib.sha256(source.read_bytes()).hexdigest()
+
+
+def test_an_installed_library_is_no_helper(source: Path) -> None:
+    source.write_text("import numpy, json, torchvision.models\n" + GOOD)
+    assert imported_files(source) == []
