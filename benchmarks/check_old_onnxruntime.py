@@ -33,7 +33,7 @@ def make_files(folder: Path, inputs: np.ndarray) -> dict[str, tuple[np.ndarray, 
     """Write all files; for each the outputs of torch and the share of fp32 bytes that its weights take."""
     import torch
 
-    from tersor.export.forms.fp16 import to_lowbit
+    from tersor.export.forms.lowbit import to_lowbit
     from tersor.export.forms.to_onnx import export_onnx
     from tersor.models import network as networks
     from tersor.models.preprocessing import Preprocessing

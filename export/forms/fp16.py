@@ -1,14 +1,10 @@
-"""Other precisions of an ONNX file, all in standard operators: int8 QDQ, fp16, packed codebooks."""
+"""Half precision for GPUs, in standard operators."""
 
 from pathlib import Path
 
 from tersor.errors import BadInput
 from tersor.export.forms import graph as graphs
-from tersor.export.forms.int8 import LayerGrid, to_int8
-from tersor.export.forms.lowbit import LowbitReport, LowbitTensor, to_lowbit
 from tersor.export.forms.quantizer import check_finite, quietly
-
-__all__ = ["LayerGrid", "LowbitReport", "LowbitTensor", "to_fp16", "to_int8", "to_lowbit"]
 
 
 def to_fp16(onnx_path: Path, path: Path) -> None:

@@ -1,7 +1,7 @@
 """Evaluate a network many times, each time with another weight in one of its layers.
 
 Two ways behind one function: from scratch, and with what comes before the layer computed once
-(prefix.py). Both give the same numbers; the second takes about half the time.
+(forward_prefix.py). Both give the same numbers; the second takes about half the time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ Found = dict[tuple[str, float], Evaluation]
 
 @dataclass
 class _Tally:
-    """Sums over batches: the same sums in the same order as `training.evaluate` makes them."""
+    """Sums over batches: the same sums in the same order as `evaluate` makes them."""
 
     right: int = 0
     among_five: int = 0

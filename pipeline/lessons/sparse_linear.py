@@ -2,7 +2,8 @@
 
 Y = X W + noise with few weights that are not zero; loss |X w - Y|^2 / n, gradient 2 X'(X w - Y) / n. Plain
 gradient descent, iterative pruning, L1 (the penalty's gradient), proximal L1 (soft threshold after every
-step), trimmed L1 (the largest weights free), iterative hard thresholding; sources: sparse_training.py.
+step), trimmed L1 (the largest weights free), iterative hard thresholding; for sources see
+training/sparse_training.py.
 """
 
 from collections.abc import Callable

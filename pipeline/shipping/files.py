@@ -10,7 +10,8 @@ import torch
 
 from tersor.errors import ClaimBroken
 from tersor.export.codec.pack import load as load_packed
-from tersor.export.forms import fp16 as precision
+from tersor.export.forms.fp16 import to_fp16
+from tersor.export.forms.lowbit import to_lowbit
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import providers
 from tersor.export.timing.benchmark import benchmark
@@ -77,7 +78,7 @@ def make_files(
             skipped.append(("model.int8.onnx", reason))
     if recipe.deploy.lowbit:
         tell(0.8, "low-bit")
-        made = precision.to_lowbit(
+        made = to_lowbit(
             work / "model.onnx",
             work / "model.lowbit.onnx",
             scales=scales_by_channel(final),
@@ -91,7 +92,7 @@ def make_files(
             )
             skipped.append(("model.lowbit.onnx", reason))
     if "cuda" in recipe.deploy.targets:
-        precision.to_fp16(work / "model.onnx", work / "model.fp16.onnx")
+        to_fp16(work / "model.onnx", work / "model.fp16.onnx")
         files["model.fp16.onnx"] = "fp16"
     tell(1.0, ", ".join(files))
     return files, skipped, notes

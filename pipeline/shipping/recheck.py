@@ -1,4 +1,4 @@
-"""`tersor verify`: hand the bundle, and the test split where it is at hand, to export.verify. No torch."""
+"""`tersor verify`: hand the bundle, and the test split where it is at hand, to `verify`. No torch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

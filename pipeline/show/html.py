@@ -1,4 +1,4 @@
-"""A page is one file: made from a template of this folder, written whole or not at all."""
+"""Pages from the templates in `templates/`: one file each, everything put into it escaped."""
 
 from functools import cache
 from pathlib import Path

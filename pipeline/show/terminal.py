@@ -15,7 +15,7 @@ from tersor.export.timing.benchmark import benchmark
 def time_files(
     models: Sequence[Path], target: str, batches: Sequence[int], threads: Sequence[int], seconds: float
 ) -> list[dict[str, Any]]:
-    """Time .onnx and .tsr files against the first; rows as `export.benchmark.LatencyRow`.
+    """Time .onnx and .tsr files against the first; rows as `LatencyRow`.
 
     Raises:
         BadInput: a file is missing or damaged. Unavailable: the target is not there.

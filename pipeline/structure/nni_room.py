@@ -8,7 +8,7 @@ guard here and a contract test in tests/contract/test_nni.py:
 - without dependency groups conflicting masks are resolved by un-pruning: only its scores are asked for,
   channels are chosen set by set (coupling.py, widths.py), and masks that grow get the groups from there;
 - channels that are constant on random data are removed although nobody asked: the caller compares
-  the widths got with the widths asked (`structure.rebuilt_network`);
+  the widths got with the widths asked (`rebuilt_network` in stage.py);
 - replaced layers come back in training mode: `.eval()`;
 - it prints: stdout is swallowed and its loggers are quiet.
 """

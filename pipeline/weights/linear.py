@@ -70,7 +70,7 @@ def round_to_grid(
             otherwise 2^b - 1 steps between min and max, zero being one of them (R4's scheme).
         axis: one scale for each index along it; None: one for the tensor.
         full_range: (symmetric) -2^(b-1) too; at 2 bits four values instead of three.
-        rule: how the scale is chosen, see `grids.Rule`.
+        rule: how the scale is chosen, see `grid_scales.Rule`.
         percentile: of that rule, in per cent.
 
     Returns:

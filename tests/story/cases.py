@@ -19,7 +19,7 @@ class Case:
     """One bad input.
 
     name: a few words.
-    code: the exit code that design.md gives it.
+    code: the exit code it must end with.
     says: fragments the message must hold: what is wrong, where, and what to do.
     prepare: does the damage, returns the command line.
     around: holds while the command runs (a lock, a folder made read-only).

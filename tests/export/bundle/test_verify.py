@@ -16,7 +16,8 @@ from tersor.errors import BadInput, ClaimBroken
 from tersor.export.bundle.folder import file_entry, write_bundle
 from tersor.export.bundle.verify import raise_if_broken, verify
 from tersor.export.codec.pack import pack
-from tersor.export.forms.fp16 import to_int8, to_lowbit
+from tersor.export.forms.int8 import to_int8
+from tersor.export.forms.lowbit import to_lowbit
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import parity
 from tersor.export.timing.providers import open_session
@@ -249,7 +250,7 @@ def test_verify_works_without_torch(whole):
         "checks = verify(Path(sys.argv[1]))\n"
         "raise_if_broken(checks)\n"
         "print(len(checks))\n"
-        "from tersor.export.forms import fp16, to_onnx\n"
+        "from tersor.export.forms import fp16, int8, lowbit, to_onnx\n"
         "from tersor.export.timing import benchmark, parity, providers\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(whole)], capture_output=True, text=True)

@@ -6,7 +6,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tersor.errors import BadInput
-from tersor.export.forms.fp16 import to_fp16, to_int8, to_lowbit
+from tersor.export.forms.fp16 import to_fp16
+from tersor.export.forms.int8 import to_int8
+from tersor.export.forms.lowbit import to_lowbit
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import parity
 from tersor.export.timing.providers import open_session

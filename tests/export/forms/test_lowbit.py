@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tersor.errors import BadInput
-from tersor.export.forms.fp16 import to_lowbit
+from tersor.export.forms.lowbit import to_lowbit
 from tersor.export.forms.lowbit_words import integers_of, small_integers
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import parity

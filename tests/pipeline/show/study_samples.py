@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from tersor.pipeline.study import results as engine
 from tersor.pipeline.study.file import Limit, Top
+from tersor.pipeline.study.results import summarize, top
 
 EPOCHS = 20
 
@@ -40,7 +40,7 @@ def _content(
     for values in itertools.product(*axes.values()):
         for seed in seeds:
             records.append(_record(len(records), dict(zip(axes, values)), seed, rng))
-    summary = engine.summarize(records)
+    summary = summarize(records)
     tables = [
         Top(metric="validation_accuracy_fraction"),
         Top(metric="training_seconds", direction="minimize"),
@@ -50,7 +50,7 @@ def _content(
         "axes": list(axes),
         "trials": records,
         "summary": summary,
-        "top": [{**t.model_dump(), "rows": engine.top(summary, t, limits)} for t in tables],
+        "top": [{**t.model_dump(), "rows": top(summary, t, limits)} for t in tables],
         "constraints": [limit.model_dump() for limit in limits],
     }
 

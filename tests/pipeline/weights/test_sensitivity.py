@@ -14,7 +14,7 @@ from tersor.models.cost import cost
 from tersor.models.layers import weight_layers
 from tersor.models.network import Network
 from tersor.models.preprocessing import Preprocessing
-from tersor.pipeline.accuracy import one_layer_at_a_time as layerwise
+from tersor.pipeline.accuracy import one_layer_at_a_time
 from tersor.pipeline.accuracy.evaluate import Images, evaluate
 from tersor.pipeline.accuracy.forward_prefix import Prefix
 from tersor.pipeline.recipe.recipe import Linear
@@ -218,7 +218,7 @@ def test_held_values_do_not_grow_with_the_images(monkeypatch: pytest.MonkeyPatch
             held.append(self.held_bytes)
             return super().finish()
 
-    monkeypatch.setattr(layerwise, "Prefix", Watched)
+    monkeypatch.setattr(one_layer_at_a_time, "Prefix", Watched)
     peaks = []
     for count in (8, 40):
         held.clear()
