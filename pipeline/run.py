@@ -4,133 +4,119 @@ Resume and run are one thing: a stage whose result is in the cache is taken from
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from tersor.export.codec.pack import pack
 from tersor.export.forms.to_onnx import export_onnx
-from tersor.files import digest_of, replace_with_link, sha256_of, write_json
-from tersor.models.layers import check_patterns
+from tersor.files import digest_of
 from tersor.models.network import Network
 from tersor.models.user_code import is_file_place
 from tersor.pipeline.accuracy.evaluate import Images
-from tersor.pipeline.data.load import Data, load_data
-from tersor.pipeline.recipe.read import write_recipe
+from tersor.pipeline.data.load import Data, data_of
 from tersor.pipeline.recipe.recipe import Recipe
-from tersor.pipeline.stages.environment import check_device, environment, prepare_torch, versions
-from tersor.pipeline.stages.identity import stage_identity
+from tersor.pipeline.stages.environment import check_device, prepare_torch
+from tersor.pipeline.stages.identity import stage_identity, stage_seed, versions
 from tersor.pipeline.stages.measure import measure
-from tersor.pipeline.stages.store import CHECKPOINT, StageResult, Store, new_contents, show_stage
-from tersor.pipeline.stages.table import STAGES, Context, fresh_network, stage_seed
+from tersor.pipeline.stages.metrics import StageMetrics
+from tersor.pipeline.stages.run_folder import Run, write_run
+from tersor.pipeline.stages.store import CHECKPOINT, METRICS, NETWORK, ONNX, StageResult, Store
+from tersor.pipeline.stages.table import Context, fresh_network, row_of
 from tersor.progress import Reporter, Tell
 
 
-def compress(recipe: Recipe, store: Store, *, quiet: bool = False) -> Path:
-    """Run a recipe: train, prune, tune, share, pack; returns the run folder.
+def compress(recipe: Recipe, store: Store, *, data: Data | None = None, quiet: bool = False) -> Run:
+    """Run a recipe: train, prune, tune, share, pack.
+
+    Args:
+        recipe: what to do.
+        store: the folder of runs.
+        data: the recipe's, if they are loaded already.
+        quiet: no progress.
 
     Raises:
         TersorError: any of its kinds, with the exit code that belongs to it.
     """
     check_device(recipe)
     prepare_torch(recipe)
-    data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
-    with store.hold(recipe.name) as run, Reporter(steps(recipe), quiet=quiet) as reporter:
+    data = data if data is not None else data_of(recipe)
+    with store.hold(recipe.name) as folder, Reporter(steps(recipe), quiet=quiet) as reporter:
         results = run_stages(recipe, data, store, reporter)
         with reporter.step() as tell:
-            tell(1.0, finish(recipe, data, run, results))
+            run = write_run(folder, recipe, data, results)
+            tell(1.0, f"{run.metrics.onnx_bytes:,} -> {run.metrics.packed_bytes:,} bytes")
     return run
 
 
 def run_stages(recipe: Recipe, data: Data, store: Store, reporter: Reporter) -> list[StageResult]:
     """Every stage's result, from the cache or computed now."""
-    digest, results = "start", list[StageResult]()
-    for index in range(len(recipe.stages)):
-        digest = digest_of(stage_identity(recipe, index, data.digest(), digest, versions()))
+    results = list[StageResult]()
+    for index, digest in enumerate(stage_digests(recipe, data)):
         with reporter.step() as tell:
-            results.append(store.find(digest) or compute(recipe, data, store, index, digest, results, tell))
+
+            def compute(folder: Path, index: int = index, tell: Tell = tell) -> None:
+                """Run this stage in its working folder."""
+                run_stage(recipe, data, store, index, folder, results, tell)
+
+            results.append(
+                store.cached(digest, compute, lambda: tell(0.0, "waiting for another run's same stage"))
+            )
             tell(1.0, summary(results[-1]))
     return results
 
 
-def compute(
+def stage_digests(recipe: Recipe, data: Data) -> Iterator[str]:
+    """The digest of each stage's identity, one after the other."""
+    digest, data_digest, known = "start", data.digest(), versions()
+    for index, settings in enumerate(recipe.stages):
+        version = row_of(settings).version
+        digest = digest_of(stage_identity(recipe, index, version, data_digest, digest, known))
+        yield digest
+
+
+def run_stage(
     recipe: Recipe,
     data: Data,
     store: Store,
     index: int,
-    digest: str,
+    folder: Path,
     done: Sequence[StageResult],
     tell: Tell,
-) -> StageResult:
-    """Run one stage in its working folder, measure its result, and put both into the cache."""
-    before = done[-1] if done else None
+) -> None:
+    """Run one stage, measure its result, and write both into its working folder."""
     settings, began = recipe.stages[index], time.monotonic()
-    with store.working_folder(digest, lambda: tell(0.0, "waiting for another run's same stage")) as folder:
-        if (ready := store.find(digest)) is not None:
-            return ready  # another process finished it while this one waited
-        start = before.network() if before else checked_start(recipe, data, store.profiles, tell)
-        baseline = done[0].network if done else None
-        context = Context(
-            recipe, data, stage_seed(recipe, index), folder / CHECKPOINT, store.profiles, tell, baseline
-        )
-        network, details = STAGES[settings.stage][1](start, settings, context)
-        seconds = time.monotonic() - began
-        validation = Images.of(data.validation, data.preprocessing)
-        previous = before.onnx if before else None
-        measured = measure(network, validation, folder / "model.onnx", previous, recipe.licence)
-        network.save(folder / "network.safetensors")
-        head = {"name": settings.name, "stage": settings.stage, "seconds": round(seconds, 3)}
-        head["measuring_seconds"] = round(time.monotonic() - began - seconds, 3)
-        write_json(folder / "metrics.json", {**head, **measured, "details": details})
-        return store.finish(digest, folder)
+    before = done[-1] if done else None
+    start = before.network() if before else checked_start(recipe, data, store.profiles, tell)
+    baseline = done[0].network if done else None
+    checkpoint, seed = folder / CHECKPOINT, stage_seed(recipe, index)
+    context = Context(recipe, data, seed, checkpoint, store.profiles, tell, baseline)
+    network, details = row_of(settings).run(start, settings, context)
+    seconds = time.monotonic() - began
+    validation, previous = Images.of(data.validation, data.preprocessing), before.onnx if before else None
+    measured = measure(network, validation, folder / ONNX, previous, recipe.licence)
+    network.save(folder / NETWORK)
+    StageMetrics(
+        name=settings.name,
+        stage=settings.stage,
+        seconds=round(seconds, 3),
+        measuring_seconds=round(time.monotonic() - began - seconds, 3),
+        details=details,
+        **measured,
+    ).write(folder / METRICS)
 
 
 def checked_start(recipe: Recipe, data: Data, profiles: Path, tell: Tell) -> Network:
     """The fresh network, after a rehearsal of what would else fail only after the training."""
     start = fresh_network(recipe, data)
     for settings in recipe.stages:
-        if settings.stage == "structure":
-            from tersor.pipeline.structure.stage import try_structure
-
-            tell(0.0, "checking that its channels can be pruned")
-            try_structure(start, settings, profiles, tell)
-        elif settings.stage in ("sparsity", "sharing", "linear", "activations"):
-            check_patterns(start, settings)
-        elif settings.stage in ("train", "tune") and settings.ramp is not None:
-            check_patterns(start, settings.ramp, f"stage `{settings.name}`, ramp")
+        row_of(settings).rehearse(start, settings, profiles, tell)
     if is_file_place(recipe.model):
         tell(0.0, "checking that it can be exported")
         with TemporaryDirectory() as folder:
-            export_onnx(start, Path(folder) / "model.onnx")
+            export_onnx(start, Path(folder) / ONNX)
     return start
-
-
-def finish(recipe: Recipe, data: Data, run: Path, results: list[StageResult]) -> str:
-    """Fill the run folder: stage folders, the last stage's files, the packed one; returns a few words.
-
-    A run that fails before everything is there leaves an earlier one as it was.
-    """
-    names = [f"{i + 1:02d}-{s.name}" for i, s in enumerate(recipe.stages)]
-    with new_contents(run) as new:
-        for name, result in zip(names, results, strict=True):
-            show_stage(new / name, result)
-        last = results[-1]
-        replace_with_link(last.folder / "network.safetensors", new / "network.safetensors")
-        replace_with_link(last.onnx, new / "model.onnx")
-        report = pack(last.onnx, new / "model.tsr", coder=recipe.deploy.coder)
-        write_recipe(recipe, new / "recipe.yaml")
-        write_json(new / "environment.json", environment(recipe))
-        digests = {
-            "recipe_sha256": digest_of(recipe.decides_network()),
-            "data_sha256": data.digest(),
-            "stage_sha256": last.digest,
-        }
-        sizes = {"onnx_bytes": report.original_bytes, "packed_bytes": report.packed_bytes}
-        first = [f"{names[0]}/model.onnx", f"{names[0]}/network.safetensors"]
-        files = ["network.safetensors", "model.onnx", "model.tsr", *first]
-        sums = {"sha256": {file: sha256_of(new / file) for file in files}}
-        write_json(new / "metrics.json", {"stages": names, **digests, **sizes, **sums})
-    return f"{report.original_bytes:,} -> {report.packed_bytes:,} bytes"
 
 
 def steps(recipe: Recipe) -> list[tuple[str, float]]:
@@ -140,22 +126,52 @@ def steps(recipe: Recipe) -> list[tuple[str, float]]:
 
 def summary(result: StageResult) -> str:
     """One line about a finished stage."""
-    m = result.metrics
-    words = (
-        f"validation {100 * m['validation_accuracy_fraction']:6.2f} %  packed {m['packed_bytes']:>9,} bytes"
-    )
+    accuracy, packed = result.metrics.validation_accuracy_fraction, result.metrics.packed_bytes
+    words = f"validation {100 * accuracy:6.2f} %  packed {packed:>9,} bytes"
     return words + ("  (reused)" if result.reused else "")
 
 
-def plan(recipe: Recipe, store: Store) -> str:
-    """What a run would do: one line a stage, cached or not, with its share of the work."""
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    name, model, data: of the recipe; images: to train on.
+    stages: name, kind, epochs (None: it has none), seconds that a cached one took (None: it is to do).
+    """
+
+    name: str
+    model: str
+    data: str
+    images: int
+    stages: tuple[tuple[str, str, float | None, float | None], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        keys = ("name", "stage", "epochs", "cached_seconds")
+        return {**asdict(self), "stages": [dict(zip(keys, stage)) for stage in self.stages]}
+
+
+def plan(recipe: Recipe, store: Store) -> Plan:
+    """What a run would do, stage by stage.
+
+    Raises:
+        BadInput: the data are not there, or a file that decides a stage.
+    """
     prepare_torch(recipe)
-    data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
-    digest, lines = "start", [f"{recipe.name}: {recipe.model} on {data.name}, {len(data.train):,} images"]
-    for index, settings in enumerate(recipe.stages):
-        digest = digest_of(stage_identity(recipe, index, data.digest(), digest, versions()))
+    data = data_of(recipe)
+    stages = []
+    for settings, digest in zip(recipe.stages, stage_digests(recipe, data)):
         cached = store.find(digest)
-        spent = f"cached, took {cached.metrics['seconds']:.1f} s" if cached else "to do"
-        epochs = f"{settings.epochs} epochs" if hasattr(settings, "epochs") else ""
-        lines.append(f"  {index + 1:2d} {settings.name:<16} {settings.stage:<10} {epochs:<10} {spent}")
+        seconds = cached.metrics.seconds if cached else None
+        stages.append((settings.name, settings.stage, getattr(settings, "epochs", None), seconds))
+    return Plan(recipe.name, recipe.model, data.name, len(data.train), tuple(stages))
+
+
+def plan_text(plan: Plan) -> str:
+    """A plan in words: one line a stage, cached or not, with its share of the work."""
+    lines = [f"{plan.name}: {plan.model} on {plan.data}, {plan.images:,} images"]
+    for index, (name, stage, epochs, seconds) in enumerate(plan.stages, 1):
+        work = f"{epochs} epochs" if epochs is not None else ""
+        spent = f"cached, took {seconds:.1f} s" if seconds is not None else "to do"
+        lines.append(f"  {index:2d} {name:<16} {stage:<10} {work:<10} {spent}")
     return "\n".join(lines)

@@ -140,7 +140,7 @@ def _usage(manifest: Mapping[str, Any]) -> str:
             "```",
             "",
             "`model.tsr` gives a session without unpacking: "
-            '`from tersor.export.codec.pack import load; session = load("model.tsr")`. '
+            '`from tersor.export.timing.packed import load; session = load("model.tsr")`. '
             "`tersor verify` on this folder re-checks every figure above but latency; accuracy where it is "
             "given the data.",
         ]

@@ -200,7 +200,7 @@ def _runs(
 
 def _open(path: Path) -> "InferenceSession":
     if path.suffix == PACKED_SUFFIX:
-        from tersor.export.codec.pack import load
+        from tersor.export.timing.packed import load
 
         return load(path)
     return open_session(path, "cpu")

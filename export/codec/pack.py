@@ -1,4 +1,4 @@
-"""ONNX file <-> packed file `.tsr`, byte for byte; load a packed file straight into ONNX Runtime.
+"""ONNX file <-> packed file `.tsr`, byte for byte.
 
 Everything here works without torch. The format is described in docs/format.md.
 """
@@ -6,19 +6,16 @@ Everything here works without torch. The format is described in docs/format.md.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import get_args
 
-from tersor.errors import BadInput, FormatError, TersorError, Unavailable
+from tersor.errors import BadInput, TersorError, Unavailable
 from tersor.export.codec.container import MAX_BYTES
 from tersor.export.codec.form_choice import Coder
 from tersor.export.codec.ledger import LedgerRow, inspect
 from tersor.export.codec.packed_model import encode_fully, unpack_fully
 from tersor.files import write_whole
 
-if TYPE_CHECKING:
-    import onnxruntime
-
-__all__ = ["LedgerRow", "PackReport", "inspect", "load", "pack", "pack_bytes", "unpack", "unpack_bytes"]
+__all__ = ["LedgerRow", "PackReport", "inspect", "pack", "pack_bytes", "unpack", "unpack_bytes"]
 
 CODERS = get_args(Coder)
 
@@ -52,7 +49,7 @@ def pack(onnx_path: str | Path, tsr_path: str | Path, *, coder: Coder = "huffman
         Unavailable: the packed file cannot be written; an older one is left as it was.
     """
     _check_coder(coder)
-    data = _read(onnx_path)
+    data = read_packed(onnx_path)
     size, sha256 = len(data), hashlib.sha256(data).hexdigest()
     packed = encode_fully(data, coder)
     del data  # a large model is not held while it is unpacked again
@@ -68,7 +65,7 @@ def unpack(tsr_path: str | Path, onnx_path: str | Path, *, max_bytes: int = MAX_
         BadInput: no such file. FormatError (a BadInput): it is damaged, or its original is larger than
             `max_bytes`. Unavailable: the original cannot be written; an older file is left as it was.
     """
-    data = unpack_bytes(_read(tsr_path), max_bytes=max_bytes)
+    data = unpack_bytes(read_packed(tsr_path), max_bytes=max_bytes)
     _write(onnx_path, data)
     return len(data)
 
@@ -105,42 +102,12 @@ def unpack_bytes(data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
     return unpack_fully(data, max_bytes=max_bytes).data
 
 
-def load(
-    tsr_path: str | Path, *, providers: list[Any] | None = None, session_options: Any = None
-) -> "onnxruntime.InferenceSession":
-    """Return an ONNX Runtime session on a packed model; nothing is written to disk.
-
-    Args:
-        tsr_path: the packed ONNX file.
-        providers: as for InferenceSession; the CPU when left out.
-        session_options: an onnxruntime.SessionOptions.
+def read_packed(path: str | Path) -> bytes:
+    """The bytes of a file.
 
     Raises:
-        BadInput: no such file. FormatError: it is damaged, holds no ONNX model, or a model whose weights
-            lie in other files. Unavailable: onnxruntime is not installed.
+        BadInput: it is not there or cannot be read.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise Unavailable("onnxruntime is not installed", todo="pip install 'tersor[cpu]'") from None
-    unpacked = unpack_fully(_read(tsr_path))
-    if unpacked.layout is None:
-        raise FormatError("the packed file holds no ONNX model", where=tsr_path)
-    if unpacked.layout.external:
-        raise FormatError(
-            "the model keeps weights in other files, which a packed file cannot hold",
-            where=tsr_path,
-            todo="Save the model with its weights inside (external_data=False) and pack it again",
-        )
-    try:
-        return onnxruntime.InferenceSession(
-            unpacked.data, sess_options=session_options, providers=providers or ["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime raises many types, none of them public
-        raise FormatError("ONNX Runtime refuses the packed model", got=error, where=tsr_path) from error
-
-
-def _read(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from tersor.errors import BadInput
+from tersor.export.codec.pack import unpack_bytes
 from tersor.export.timing.parity import outputs
 from tersor.export.timing.providers import TARGETS, open_session
 
@@ -23,6 +24,34 @@ WARM_UP_SECONDS = 0.05
 RESAMPLES = 400
 SAME_FILE_FRACTION = 0.03
 """Two sessions of one file differ by up to this much, through where their memory happens to lie."""
+
+
+def time_files(
+    models: Sequence[Path],
+    target: str,
+    *,
+    batches: Sequence[int],
+    threads: Sequence[int],
+    seconds: float,
+    progress: Callable[[float], None] = lambda _: None,
+) -> list["LatencyRow"]:
+    """Time .onnx and .tsr files against the first one; as `benchmark`.
+
+    Raises:
+        BadInput: a file is missing or damaged. Unavailable: the target is not there.
+    """
+    missing = [path for path in models if not path.is_file()]
+    if missing:
+        raise BadInput("a model file is missing", where=missing[0], todo="Run `tersor deploy` first")
+    return benchmark(
+        {str(p): unpack_bytes(p.read_bytes()) if p.suffix == ".tsr" else p for p in models},
+        target,
+        baseline=str(models[0]),
+        batches=batches,
+        threads=threads,
+        seconds_per_model=seconds,
+        progress=progress,
+    )
 
 
 class Runs(Protocol):

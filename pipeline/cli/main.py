@@ -1,4 +1,7 @@
-"""The commands. Heavy imports wait until a command needs them, so that --help answers at once."""
+"""The commands of every day; the others stand in groups: look, lesson, table, kept, recipe.
+
+Heavy imports wait until a command needs them, so that --help answers at once.
+"""
 
 import contextlib
 import os
@@ -11,64 +14,80 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tersor.errors import FormatError, TersorError, Unavailable
-from tersor.pipeline.cli import lessons as cli_lessons
-from tersor.pipeline.cli import structure as cli_structure
-from tersor.pipeline.cli import study as cli_study
+from tersor.pipeline.cli import kept, lesson, look, recipe, table
 from tersor.pipeline.cli.options import (
+    DEFAULT_RECIPE,
+    DIST,
+    RUNS,
+    BatchesOption,
+    BatchOption,
     CoderOption,
     DataOption,
     DistOption,
     JsonOption,
+    ManyThreadsOption,
     QuietOption,
     RecipeArg,
     RunsOption,
+    SecondsOption,
     SetOption,
+    ThreadsOption,
+    application,
     print_json,
     print_table,
 )
+from tersor.pipeline.cli.recipe import tell_plan
 
 if TYPE_CHECKING:
     from tersor.pipeline.recipe.recipe import Recipe
 
-app = typer.Typer(
-    name="tersor",
-    help="Make a PyTorch CNN small and fast, prove that it still works, ship it as ONNX.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+DAILY, GROUPS = "Every day", "In groups"
 
-DEFAULT_RECIPE, DIST = Path("recipes/digits.yaml"), Path("dist")
+app = application("Make a PyTorch CNN small and fast, prove that it still works, ship it as ONNX.")
 
 
-@app.command()
+def _show_version(asked: bool) -> None:
+    if asked:
+        from tersor import __version__
+
+        typer.echo(f"tersor {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Make a PyTorch CNN small and fast, prove that it still works, ship it as ONNX."""
+
+
+@app.command(rich_help_panel=DAILY)
 def compress(
     recipe: RecipeArg = DEFAULT_RECIPE,
     overrides: SetOption = None,
     data: DataOption = None,
-    runs: RunsOption = Path("runs"),
+    runs: RunsOption = RUNS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the stages and what is cached.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a recipe: train, prune, tune, share, pack. Finished stages are reused."""
+    if dry_run:
+        tell_plan(recipe, overrides, data, runs, as_json=as_json)
+        return
     from tersor.pipeline import run
     from tersor.pipeline.show import report
-    from tersor.pipeline.stages.run_folder import stage_metrics
     from tersor.pipeline.stages.store import Store
 
-    resolved, store = _recipe(recipe, overrides, data), Store(runs)
-    if dry_run:
-        typer.echo(run.plan(resolved, store))
-        return
-    folder = run.compress(resolved, store, quiet=quiet)
-    stages = stage_metrics(folder)
+    done = run.compress(_recipe(recipe, overrides, data), Store(runs), quiet=quiet)
+    stages = [stage.to_json() for stage in done.stages]
     if as_json:
-        print_json({"run": str(folder), "stages": stages})
+        print_json({"run": str(done.folder), "stages": stages})
     else:
         print_table(report.stage_table(stages))
-        typer.echo(f"run: {folder}   next: {_next('deploy', recipe, overrides, data, runs)}")
+        typer.echo(f"run: {done.folder}   next: {_next('deploy', recipe, overrides, data, runs)}")
 
 
 def _next(
@@ -76,20 +95,20 @@ def _next(
     what: Path,
     overrides: list[str] | None = None,
     data: Path | None = None,
-    runs: Path = Path("runs"),
+    runs: Path = RUNS,
 ) -> str:
     """The command line that goes on with the same settings, from a recipe or with a bundle."""
     words = ["tersor", command, str(what), *(["--data", str(data)] if data else [])]
     words += [word for override in overrides or [] for word in ("--set", override)]
-    return shlex.join(words + (["--runs", str(runs)] if runs != Path("runs") else []))
+    return shlex.join(words + (["--runs", str(runs)] if runs != RUNS else []))
 
 
-@app.command()
+@app.command(rich_help_panel=DAILY)
 def deploy(
     recipe: RecipeArg = DEFAULT_RECIPE,
     overrides: SetOption = None,
     data: DataOption = None,
-    runs: RunsOption = Path("runs"),
+    runs: RunsOption = RUNS,
     dist: DistOption = DIST,
     require: Annotated[
         list[str] | None, typer.Option(help="Fail with exit code 4 if this target cannot be timed.")
@@ -112,58 +131,13 @@ def deploy(
         typer.echo(f"bundle: {folder}   picture: {folder / 'report.html'}   re-check: {check}")
 
 
-@app.command()
-def benchmark(
-    models: Annotated[list[Path], typer.Argument(help=".onnx or .tsr files; the first is the baseline.")],
-    target: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    batch: Annotated[list[int] | None, typer.Option(help="Batch sizes.")] = None,
-    threads: Annotated[list[int] | None, typer.Option(help="Thread counts.")] = None,
-    seconds: Annotated[float, typer.Option(help="Timing budget of a file at a batch size.")] = 2.0,
+@app.command(rich_help_panel=DAILY)
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, such as dist/digits.")],
+    data: DataOption = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Time ONNX files against the first one, interleaved in one process."""
-    from tersor.pipeline.show.terminal import latency_table, time_files
-
-    rows = time_files(models, target, tuple(batch or (1, 64)), tuple(threads or (1,)), seconds)
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(latency_table(rows))
-
-
-@app.command()
-def pack(onnx: Path, tsr: Path, coder: CoderOption = "huffman") -> None:
-    """Pack any ONNX file, losslessly."""
-    from tersor.export.codec.pack import pack as pack_file
-
-    report = pack_file(onnx, tsr, coder=coder)
-    ratio = report.original_bytes / report.packed_bytes
-    typer.echo(f"{report.original_bytes:,} -> {report.packed_bytes:,} bytes ({ratio:.2f}x)")
-
-
-@app.command()
-def unpack(tsr: Path, onnx: Path) -> None:
-    """Give back the packed file, byte for byte."""
-    from tersor.export.codec.pack import unpack as unpack_file
-
-    with _reading(tsr):
-        unpack_file(tsr, onnx)
-    typer.echo(f"{onnx}: {onnx.stat().st_size:,} bytes")
-
-
-@app.command()
-def inspect(tsr: Path, as_json: JsonOption = False) -> None:
-    """Show what every byte of a packed file is spent on."""
-    from tersor.export.codec.ledger import inspect as ledger_of
-    from tersor.pipeline.show.terminal import ledger_table
-
-    with _reading(tsr):
-        rows = [dict(vars(row)) for row in ledger_of(tsr)]
-    print_json(rows) if as_json else print_table(ledger_table(rows))
-
-
-@app.command()
-def verify(bundle: Path, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Re-check a bundle from its files: hashes, ratio, parity, and accuracy where the data are at hand."""
     from tersor.export.bundle.verify import raise_if_broken
     from tersor.pipeline.shipping.recheck import recheck
@@ -174,42 +148,196 @@ def verify(bundle: Path, data: DataOption = None, as_json: JsonOption = False) -
         print_json([vars(c) for c in checks])
     else:
         print_table(check_table(checks))
-    if not any("accuracy" in check.name for check in checks):
+    if not quiet and not any("accuracy" in check.name for check in checks):
         print(
             "accuracy not checked: give the folder of the data with --data (DATA= in make)", file=sys.stderr
         )
     raise_if_broken(checks)
 
 
-@app.command()
+@app.command(rich_help_panel=DAILY)
+def benchmark(
+    models: Annotated[list[Path], typer.Argument(help=".onnx or .tsr files; the first is the baseline.")],
+    target: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch: BatchesOption = None,
+    threads: ManyThreadsOption = None,
+    seconds: SecondsOption = 2.0,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Time ONNX files against the first one, interleaved in one process."""
+    from tersor.export.timing.benchmark import time_files
+    from tersor.pipeline.show.terminal import latency_table
+    from tersor.progress import Reporter
+
+    with Reporter([("timing", 1.0)], quiet=quiet) as reporter, reporter.step() as tell:
+        timed = time_files(
+            models,
+            target,
+            batches=batch or (1, 64),
+            threads=threads or (1,),
+            seconds=seconds,
+            progress=lambda done: tell(done, target),
+        )
+    rows = [dict(vars(row)) for row in timed]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(latency_table(rows))
+
+
+@app.command(rich_help_panel=DAILY)
 def report(
-    bundle: Path,
+    bundle: Annotated[Path, typer.Argument(help="A bundle, such as dist/digits.")],
     picture: Annotated[Path | None, typer.Option(help="Write the trade as a PNG (1200x600) too.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Write report.html of a bundle anew from its manifest."""
     from tersor.export.bundle.folder import read_manifest
     from tersor.pipeline.deploy import rewrite_report
 
-    typer.echo(str(rewrite_report(bundle)))
+    written = [rewrite_report(bundle)]
     if picture is not None:
         from tersor.pipeline.show.report import write_picture
 
         manifest = read_manifest(bundle)
         write_picture(picture, manifest, manifest.get("stages", []))
-        typer.echo(str(picture))
+        written.append(picture)
+    if as_json:
+        print_json({"report": str(written[0]), "picture": str(picture) if picture else None})
+    else:
+        typer.echo("\n".join(map(str, written)))
 
 
-@app.command()
-def settings() -> None:
-    """Print every setting of a recipe with its default, as Markdown (docs/settings.md)."""
-    from tersor.pipeline.recipe.settings_page import settings_page
+@app.command(rich_help_panel=DAILY)
+def pack(
+    onnx: Annotated[Path, typer.Argument(help="Any ONNX file.")],
+    tsr: Annotated[Path, typer.Argument(help="The packed file to write.")],
+    coder: CoderOption = "huffman",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Pack any ONNX file, losslessly."""
+    from tersor.export.codec.pack import pack as pack_file
 
-    typer.echo(settings_page(), nl=False)
+    packed = pack_file(onnx, tsr, coder=coder)
+    ratio = packed.original_bytes / packed.packed_bytes
+    if as_json:
+        print_json(vars(packed))
+    else:
+        typer.echo(f"{packed.original_bytes:,} -> {packed.packed_bytes:,} bytes ({ratio:.2f}x)")
 
 
-cli_structure.register(app)
-cli_study.register(app)
-cli_lessons.register(app)
+@app.command(rich_help_panel=DAILY)
+def unpack(
+    tsr: Annotated[Path, typer.Argument(help="A packed file.")],
+    onnx: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Give back the packed file, byte for byte."""
+    from tersor.export.codec.pack import unpack as unpack_file
+
+    with _reading(tsr):
+        unpack_file(tsr, onnx)
+    size = onnx.stat().st_size
+    print_json({"onnx": str(onnx), "bytes": size}) if as_json else typer.echo(f"{onnx}: {size:,} bytes")
+
+
+@app.command(rich_help_panel=DAILY)
+def inspect(
+    tsr: Annotated[Path, typer.Argument(help="A packed file.")],
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show what every byte of a packed file is spent on."""
+    from tersor.export.codec.ledger import inspect as ledger_of
+    from tersor.pipeline.show.terminal import ledger_table
+
+    with _reading(tsr):
+        rows = [dict(vars(row)) for row in ledger_of(tsr)]
+    print_json(rows) if as_json else print_table(ledger_table(rows))
+
+
+@app.command(rich_help_panel=DAILY)
+def study(
+    study_file: Annotated[Path, typer.Argument(help="The study, a YAML file.")],
+    data: DataOption = None,
+    runs: RunsOption = RUNS,
+    fast: Annotated[bool, typer.Option("--fast", help="The study's small variant: minutes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Run more than 10,000 points.")] = False,
+    engine: Annotated[str | None, typer.Option(help="local or ray, instead of the study's.")] = None,
+    workers: Annotated[int | None, typer.Option(help="How many trials at once.")] = None,
+    tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI, or sqlite.")] = None,
+    or_local: Annotated[
+        bool, typer.Option("--or-local", help="Go on here when the cluster or tracking server is not there.")
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Run a study: many recipes that differ in a few settings, each once, resumable."""
+    from tersor.pipeline.study.file import read_study
+    from tersor.pipeline.study.results import top_tables
+    from tersor.pipeline.study.run import run_study
+
+    changes = {"engine": engine, "workers": workers, "tracking": tracking, "or_local": or_local or None}
+    asked = read_study(study_file, fast=fast, changes={k: v for k, v in changes.items() if v is not None})
+    folder, records = run_study(asked, runs, data, yes=yes, quiet=quiet)
+    failed = [record for record in records if record["state"] == "failed"]
+    if as_json:
+        print_json({"study": str(folder), "trials": records})
+    else:
+        for top in top_tables(asked, records):
+            print_table(top)
+        typer.echo(f"{len(records)} trials, {len(failed)} failed; page: {folder / 'report.html'}")
+    for record in failed[:3]:
+        typer.echo(f"tersor: trial {record['trial']} {record['settings']}: {record['error']}", err=True)
+    if len(failed) == len(records):
+        raise TersorError(
+            "all trials failed",
+            got=failed[0]["error"],
+            where=folder,
+            todo="Mend the study or its recipe and run it again",
+        )
+
+
+@app.command(rich_help_panel=DAILY)
+def profile(
+    what: Annotated[str, typer.Argument(help="A recipe, a finished run, a bundle, or a network's name.")],
+    data: DataOption = None,
+    shape: Annotated[str, typer.Option(help="Of an image, for networks of the zoo.")] = "3,32,32",
+    batch: BatchOption = 1,
+    threads: ThreadsOption = 1,
+    int8: Annotated[bool, typer.Option("--int8", help="Integer layers in place of fp32.")] = False,
+    step: Annotated[int, typer.Option(min=1, help="Widths tried are multiples of this.")] = 4,
+    runs: RunsOption = RUNS,
+    out: Annotated[Path | None, typer.Option(help="The picture; default: in the folder of profiles.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Latency against width of a network's layers on this machine: the staircase."""
+    from tersor.pipeline.lessons import staircase_picture, staircase_run
+
+    found = staircase_run.run_profile(
+        what,
+        data,
+        runs,
+        shape=shape,
+        setting=(threads, batch, int8),
+        step=step,
+        out=out,
+        quiet=quiet or as_json,
+    )
+    if as_json:
+        print_json({"machine": found.machine, "layers": found.rows, "picture": str(found.picture)})
+    else:
+        table_of = staircase_picture.table(found.rows)
+        typer.echo(f"{table_of}\n\npicture: {found.picture}   measurements: {found.measurements}")
+
+
+for group, name in ((look, "look"), (lesson, "lesson"), (table, "table"), (kept, "kept"), (recipe, "recipe")):
+    app.add_typer(group.app, name=name, rich_help_panel=GROUPS)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how results are printed."""
+"""Options that several commands share, how results are printed, and what makes an application of commands."""
 
 import json
 import sys
@@ -7,7 +7,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+DEFAULT_RECIPE, RUNS, DIST = Path("recipes/digits.yaml"), Path("runs"), Path("dist")
+
 RecipeArg = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+FinishedArg = Annotated[Path, typer.Argument(help="A finished run such as runs/digits, or a bundle.")]
+RunArg = Annotated[Path, typer.Argument(help="A finished run, such as runs/digits.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME.SETTING=VALUE", help="Override a setting.")
 ]
@@ -19,7 +23,36 @@ CoderOption = Annotated[
     Literal["huffman", "adaptive", "auto"],
     typer.Option(help="adaptive: smaller, slower to decode; auto: the smaller one for each tensor."),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no words about it.")]
+StageOption = Annotated[str | None, typer.Option(help="Whose network; default: the first stage's.")]
+LayersOption = Annotated[str, typer.Option(help="Comma-separated patterns; default: all.")]
+ImagesOption = Annotated[int, typer.Option(min=1, help="At most this many validation images.")]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images at once.")]
+BatchesOption = Annotated[
+    list[int] | None, typer.Option("--batch", min=1, help="Images at once; may be given several times.")
+]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of one computation.")]
+ManyThreadsOption = Annotated[
+    list[int] | None,
+    typer.Option("--threads", min=1, help="Threads of one computation; may be given several times."),
+]
+SecondsOption = Annotated[float, typer.Option(min=0.01, help="Timing budget of each file or way.")]
+
+
+def application(help: str, **settings: Any) -> typer.Typer:
+    """A group of commands: help at -h and without arguments, tracebacks as Python prints them."""
+    return typer.Typer(
+        help=help,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **settings,
+    )
+
+
+def names(text: str) -> list[str]:
+    """The parts of a comma-separated option."""
+    return [part for part in text.split(",") if part]
 
 
 def print_json(content: Any) -> None:

@@ -7,10 +7,10 @@ so that digits work on a machine without torch.
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from tersor.models.preprocessing import Preprocessing
 from tersor.pipeline.data import known_sets
 from tersor.pipeline.data.known_sets import Arrays, Loaded
 from tersor.pipeline.data.pixel_statistics import preprocessing_of
+
+if TYPE_CHECKING:
+    from tersor.pipeline.recipe.recipe import Recipe
 
 KINDS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder")
 
@@ -122,6 +125,30 @@ def load_data(
     data = Data(kind, loaded.classes, pre, train, validation, test)
     _check_shapes(data, image_size, channels, where)
     return data
+
+
+def data_of(recipe: "Recipe") -> Data:
+    """The data of a recipe, split by its seed.
+
+    Raises:
+        BadInput: as `load_data`.
+    """
+    return load_data(**recipe.data.model_dump(), seed=recipe.seed)
+
+
+def data_as_told(told: Mapping[str, Any], path: Path | None) -> Data | None:
+    """The data that a manifest or a kept result tells of; None when a path is needed and none is given.
+
+    Args:
+        told: `settings`, of the recipe's data without their path, and `seed`.
+        path: where they lie.
+
+    Raises:
+        BadInput: as `load_data`. KeyError, TypeError: `told` is damaged.
+    """
+    if path is None and told["settings"]["kind"] != "digits":
+        return None
+    return load_data(**told["settings"], path=path, seed=told["seed"])
 
 
 def checked_split(

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from tersor.files import write_json, writing
+from tersor.files import write_json
 from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.lessons.collapse import (
     R3_PERCENT,
@@ -11,18 +11,18 @@ from tersor.pipeline.lessons.collapse import (
     _dense,
     collapse,
 )
-from tersor.pipeline.stages.run_folder import recipe_and_data, stage_network
+from tersor.pipeline.shipping.opened import Finished
 from tersor.pipeline.weights.sensitivity import limited
 from tersor.progress import Reporter
 
 
 def run_collapse(
-    run: Path, data: Path | None, *, layer: str | None, images: int, quiet: bool
+    run: Finished, data: Path | None, *, layer: str | None, images: int, quiet: bool
 ) -> tuple[Collapse, Path]:
     """Try every rebuild on a finished run's trained network; write collapse.json and collapse.png.
 
     Args:
-        run: its folder.
+        run: the finished run, or a bundle.
         data: where its data lie now.
         layer: a linear layer that one other linear layer reads; None: the last such one.
         images: at most so many validation images.
@@ -32,15 +32,13 @@ def run_collapse(
     """
     from tersor.pipeline.lessons.collapse_picture import draw_collapse
 
-    network = stage_network(run)
+    network = run.baseline()
     wired = _dense(network, layer)
-    _, found = recipe_and_data(run, data)
+    found = run.data(data)
     validation = Images.of(limited(found.validation, images), found.preprocessing)
     with Reporter([("rebuilding", 1.0)], quiet=quiet) as reporter, reporter.step() as tell:
         result = collapse(network, wired, validation, tell)
-    folder = run / "collapse"
-    with writing(folder):
-        folder.mkdir(exist_ok=True)
+    with run.results("collapse") as folder:
         write_json(folder / "collapse.json", asdict(result))
         draw_collapse(result, R3_PERCENT, folder / "collapse.png")
     return result, folder / "collapse.png"

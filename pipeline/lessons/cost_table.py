@@ -1,23 +1,21 @@
 """`tersor cost`: what a finished run's network costs, layer by layer, before and after; Markdown and JSON."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from tersor.errors import BadInput
-from tersor.models import network as networks
 from tersor.models.cost import Cost, LayerCost, cost
-from tersor.pipeline.stages.run_folder import stage_folders, stage_network
+from tersor.pipeline.shipping.opened import Finished
 
 Column = tuple[str, Callable[[LayerCost], int], Callable[[Cost], int]]
 """Heading, a layer's figure, and the network's."""
 
 
-def run_costs(run: Path, *, batch: int, bits: int) -> tuple[Cost, Cost]:
+def run_costs(run: Finished, *, batch: int, bits: int) -> tuple[Cost, Cost]:
     """The trained network and the compressed one, counted.
 
     Args:
-        run: folder of a finished run.
+        run: the finished run, or a bundle.
         batch: images at once, for the memory figures.
         bits: bits per weight of the compressed network; the trained one's are counted at 32.
 
@@ -31,8 +29,7 @@ def run_costs(run: Path, *, batch: int, bits: int) -> tuple[Cost, Cost]:
             wanted="a batch of at least 1 and 1 to 32 bits",
             where="cost",
         )
-    stage_folders(run)  # tells an unfinished run before anything is loaded
-    before, after = stage_network(run), networks.load(run / "network.safetensors")
+    before, after = run.baseline(), run.network()
     return cost(before, batch=batch), cost(after, batch=batch, bits=bits)
 
 

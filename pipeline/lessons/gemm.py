@@ -24,7 +24,7 @@ from tersor.models import network as networks
 from tersor.models.network import Network
 from tersor.models.preprocessing import Preprocessing
 from tersor.pipeline.lessons.convolution_product import GemmConv2d, as_products, fits
-from tersor.pipeline.stages.run_folder import stage_network
+from tersor.pipeline.shipping.opened import Finished
 from tersor.progress import Reporter, Tell
 
 BOUND = 1e-4
@@ -53,11 +53,13 @@ class Lesson:
     input_bytes: int
 
 
-def run_lesson(run: Path | None, *, batch: int, threads: int, seconds: float, quiet: bool) -> list[Lesson]:
+def run_lesson(
+    run: Finished | None, *, batch: int, threads: int, seconds: float, quiet: bool
+) -> list[Lesson]:
     """Time a finished run's trained network and each of its convolutions; None: R3's chosen, fresh weights.
 
     Args:
-        run: folder of a finished run.
+        run: the finished run, or a bundle.
         batch: images at once; noise, since times do not depend on what is on them.
         threads: of PyTorch and of ONNX Runtime.
         seconds: timing budget of each way.
@@ -67,7 +69,7 @@ def run_lesson(run: Path | None, *, batch: int, threads: int, seconds: float, qu
         BadInput: the network has no convolution that can be written as one product.
         ClaimBroken: two ways differ by more than 1e-4.
     """
-    network = stage_network(run) if run is not None else r3_network()
+    network = run.baseline() if run is not None else r3_network()
     torch.set_num_threads(threads)
     images = torch.randn(batch, *network.input_shape, generator=torch.Generator().manual_seed(0))
     inputs = _inputs(network.module(), images)

@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.table import Table
 
-from tersor.files import write_json, writing
+from tersor.files import write_json
 from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.lessons.influence import METHODS, Agreement, Influence, influence
 from tersor.pipeline.lessons.influence_picture import draw_influence
-from tersor.pipeline.stages.run_folder import recipe_and_data, stage_network
+from tersor.pipeline.shipping.opened import Finished
 from tersor.pipeline.weights.sensitivity import limited
 from tersor.progress import Reporter
 
@@ -19,12 +19,12 @@ TAYLOR_IMAGES = 2000
 
 
 def run_influence(
-    run: Path, data: Path | None, *, layers: list[str], stage: str | None, images: int, quiet: bool
+    run: Finished, data: Path | None, *, layers: list[str], stage: str | None, images: int, quiet: bool
 ) -> tuple[Influence, Path]:
     """Measure, and write influence.json and influence.png into the run's folder `influence`.
 
     Args:
-        run: folder of a finished run.
+        run: the finished run, or a bundle.
         data: where its data lie now.
         layers: patterns; empty: all layers whose channels can be removed alone.
         stage: whose network; None: the first stage's.
@@ -36,17 +36,14 @@ def run_influence(
     Raises:
         BadInput: no such run, stage or layer; TersorError: a rebuilt network is wrong.
     """
-    network = stage_network(run, stage)
-    recipe, found = recipe_and_data(run, data)
+    network, found = run.network(stage or 0), run.data(data)
     train = Images.of(limited(found.train, TAYLOR_IMAGES), found.preprocessing)
     validation = Images.of(limited(found.validation, images), found.preprocessing)
     with Reporter([("influence", 1.0)], quiet=quiet) as reporter, reporter.step() as tell:
         result = influence(network, train, validation, layers=layers, progress=tell)
-    folder = run / "influence"
-    with writing(folder):
-        folder.mkdir(exist_ok=True)
+    with run.results("influence") as folder:
         write_json(folder / "influence.json", as_json(result))
-        draw_influence(result, folder / "influence.png", recipe.name)
+        draw_influence(result, folder / "influence.png", run.name)
     return result, folder / "influence.png"
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from tersor.errors import BadInput
 from tersor.export.timing.parity import outputs
 from tersor.export.timing.providers import open_session
-from tersor.files import write_whole, writing
+from tersor.files import made_folder, write_whole
 from tersor.pipeline.data.load import Data, Split
+from tersor.pipeline.shipping.opened import Finished
 from tersor.pipeline.show import charts, units
 from tersor.pipeline.show.html import template
 
@@ -57,45 +58,25 @@ class Answers:
         return self.losses[1] - self.losses[0]
 
 
-def write_predictions(folder: Path, *, bundle: Path, data: Data) -> Path:
-    """Write predictions.csv and predictions.html of a finished bundle or run; returns the page.
+def write_predictions(run: Finished, data: Path | None, out: Path | None = None) -> Path:
+    """Write predictions.csv and predictions.html of a finished run or a bundle; returns the page.
 
     Args:
-        folder: where the two files go; made if missing.
-        bundle: a bundle (baseline.onnx, model.onnx), or a run folder (01-*/model.onnx, model.onnx).
-        data: what the networks were made for; the test split is used.
+        run: the finished run, or a bundle.
+        data: where its data lie now; the test split is used.
+        out: folder for the two files, made if missing; None: `predictions` among the run's results.
 
     Raises:
         BadInput: a file is missing or damaged, or the images or classes do not fit the network.
-        Unavailable: onnxruntime is not installed, or `folder` cannot be written.
+        Unavailable: onnxruntime is not installed, or the folder cannot be written.
     """
-    baseline, model = find_models(bundle)
-    found = answers(baseline, model, data)
-    content = {"name": bundle.resolve().name, **_page(found, data)}
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_csv(folder / "predictions.csv", found, data.classes)
+    images = run.data(data)
+    found = answers(run.onnx(0), run.onnx(), images)
+    content = {"name": run.name, **_page(found, images)}
+    with run.results("predictions") if out is None else made_folder(out) as folder:
+        write_csv(folder / "predictions.csv", found, images.classes)
         write_whole(folder / "predictions.html", template("predictions.html.j2").render(**content))
     return folder / "predictions.html"
-
-
-def find_models(bundle: Path) -> tuple[Path, Path]:
-    """The network before and after compression, as plain ONNX.
-
-    Raises:
-        BadInput: one of them is missing.
-    """
-    first = sorted(bundle.glob("01-*/model.onnx"))
-    baseline = first[0] if first else bundle / "baseline.onnx"
-    for path in (baseline, bundle / "model.onnx"):
-        if not path.is_file():
-            raise BadInput(
-                f"{path.name} is missing",
-                where=bundle,
-                wanted="a finished run, or a bundle with baseline.onnx and model.onnx",
-                todo="Run `tersor compress` and `tersor deploy` first",
-            )
-    return baseline, bundle / "model.onnx"
 
 
 def answers(baseline: Path, model: Path, data: Data) -> Answers:

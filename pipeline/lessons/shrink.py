@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tersor.errors import BadInput
-from tersor.files import digest_of, write_json
+from tersor.files import digest_of
 from tersor.models.cost import cost
 from tersor.models.layers import matching
 from tersor.models.network import Network
@@ -20,10 +20,10 @@ from tersor.pipeline.accuracy.evaluate import Images, evaluate, reestimate_batch
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.lessons.influence import Method, predicted
 from tersor.pipeline.recipe.recipe import Recipe, Tune
-from tersor.pipeline.stages.environment import versions
+from tersor.pipeline.stages.identity import stage_seed, versions
 from tersor.pipeline.stages.measure import measure
-from tersor.pipeline.stages.store import CHECKPOINT, StageResult, Store
-from tersor.pipeline.stages.table import stage_seed
+from tersor.pipeline.stages.metrics import StageMetrics
+from tersor.pipeline.stages.store import CHECKPOINT, METRICS, NETWORK, ONNX, StageResult, Store
 from tersor.pipeline.structure.one_layer import Wiring, proof, remove_channels, wirings
 from tersor.pipeline.training.fit import fit
 from tersor.pipeline.weights.sensitivity import limited
@@ -184,7 +184,7 @@ def _read(
     result: StageResult, before: tuple[float, float], reference: tuple[float, float], how: Shrinking
 ) -> Step:
     """A step as its folder tells it, judged."""
-    told = result.metrics["details"]
+    told = result.metrics.details
     removed, tuned = tuple(told["after_removal"]), tuple(told["after_tuning"])
     return Step(
         told["layer"],
@@ -193,10 +193,10 @@ def _read(
         before,
         removed,
         tuned,
-        macs=result.metrics["macs"],
+        macs=result.metrics.macs,
         flops=told["flops"],
-        parameters=result.metrics["parameters"],
-        packed_bytes=result.metrics["packed_bytes"],
+        parameters=result.metrics.parameters,
+        packed_bytes=result.metrics.packed_bytes,
         proof_max_abs_diff=told["proof_max_abs_diff"],
         kept=reference[0] - tuned[0] <= how.max_drop + 1e-9,
     )
@@ -223,14 +223,11 @@ def _step(
         "versions": versions(),
         "licence": bench.recipe.licence,
     }
-    digest = digest_of(identity)
-    if (ready := bench.store.find(digest)) is not None:
-        return ready
-    with bench.store.working_folder(digest, lambda: tell(0.0, "waiting for another run's step")) as folder:
-        if (ready := bench.store.find(digest)) is not None:
-            return ready
-        _compute(network, wired, going, how.tune, bench, folder, tell, seed)
-        return bench.store.finish(digest, folder)
+    return bench.store.cached(
+        digest_of(identity),
+        lambda folder: _compute(network, wired, going, how.tune, bench, folder, tell, seed),
+        lambda: tell(0.0, "waiting for another run's step"),
+    )
 
 
 def _compute(
@@ -260,8 +257,7 @@ def _compute(
         checkpoint=folder / CHECKPOINT,
         progress=lambda fraction, words: tell(0.95 * fraction, f"{where}, {words}"),
     )
-    onnx = folder / "model.onnx"
-    head = {"name": where, "stage": "shrink", "seconds": round(time.monotonic() - began, 3)}
+    seconds = round(time.monotonic() - began, 3)
     details = {
         "layer": wired.layer,
         "width": wired.width - len(going),
@@ -272,9 +268,11 @@ def _compute(
         "proof_max_abs_diff": difference,
         **trained,
     }
-    measured = measure(tuned, bench.validation, onnx, None, bench.recipe.licence)
-    tuned.save(folder / "network.safetensors")
-    write_json(folder / "metrics.json", {**head, **measured, "details": details})
+    measured = measure(tuned, bench.validation, folder / ONNX, None, bench.recipe.licence)
+    tuned.save(folder / NETWORK)
+    StageMetrics(name=where, stage="shrink", seconds=seconds, details=details, **measured).write(
+        folder / METRICS
+    )
 
 
 def rows(shrunk: Shrunk) -> Iterator[dict[str, Any]]:

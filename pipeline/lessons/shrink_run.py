@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from tersor.errors import BadInput
-from tersor.files import write_json, writing
+from tersor.files import write_json
 from tersor.models.cost import cost
 from tersor.pipeline.lessons.shrink import Bench, Shrinking, Shrunk, Step, check_widths, rows, shrink
 from tersor.pipeline.lessons.shrink_picture import draw_shrinking
 from tersor.pipeline.recipe.recipe import Tune
-from tersor.pipeline.stages.run_folder import recipe_and_data, stage_network
+from tersor.pipeline.stages.run_folder import Run
 from tersor.pipeline.stages.store import Store
 from tersor.progress import Reporter
 
@@ -38,7 +38,7 @@ R3: Mapping[str, Mapping[int, tuple[float, float]]] = {
 
 
 def run_shrink(
-    run: Path,
+    run: Run,
     data: Path | None,
     *,
     layers: list[str],
@@ -50,7 +50,7 @@ def run_shrink(
     """Shrink the first stage's network; write shrink.json, shrink.png, network and ONNX into RUN/shrink.
 
     Args:
-        run: folder of a finished run; the steps go into the stage cache beside it.
+        run: the finished run; the steps go into the stage cache beside it.
         data: where its data lie now.
         layers: names or patterns, in order; empty: all that can be shrunk.
         widths: `layer=99,98,97` each.
@@ -64,16 +64,14 @@ def run_shrink(
     Raises:
         BadInput: no such run or layer, or widths that cannot be visited.
     """
-    network = stage_network(run)
+    network = run.baseline()
     plan = check_widths(network, layers, dict(map(parse_widths, widths)))
-    recipe, found = recipe_and_data(run, data)
+    recipe, found = run.recipe, run.data(data)
     how = Shrinking(plan, Tune(stage="tune", **tuning), **settings)
-    bench = Bench(recipe, found, Store(run.parent))
+    bench = Bench(recipe, found, Store(run.folder.parent))
     with Reporter([("shrink", 1.0)], quiet=quiet) as reporter, reporter.step() as tell:
         shrunk = shrink(network, how, bench, tell, lambda step: reporter.line(line_of(step)))
-    folder = run / "shrink"
-    with writing(folder):
-        folder.mkdir(exist_ok=True)
+    with run.results("shrink") as folder:
         write_json(folder / "shrink.json", as_json(shrunk))
         shrunk.network.save(folder / "network.safetensors")
         draw_shrinking(shrunk, R3 if recipe.data.kind == "fashion_mnist" else {}, folder / "shrink.png")

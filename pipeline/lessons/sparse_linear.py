@@ -9,7 +9,7 @@ training/sparse_training.py.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,6 +137,20 @@ def draw(tracks: list[Track], path: Path) -> None:
             axis.tick_params(labelsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+
+
+def as_json(tracks: list[Track]) -> list[dict[str, Any]]:
+    """What each run came to, as plain data."""
+    return [
+        {
+            "method": run.method,
+            "strength": run.strength,
+            "loss": float(run.losses[-1]),
+            "nonzero": run.nonzero,
+            "error": run.error,
+        }
+        for run in tracks
+    ]
 
 
 def run_all(path: Path, tell: Callable[[str], None]) -> list[Track]:

@@ -9,32 +9,48 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from tersor.errors import BadInput
-from tersor.files import read_json
+from tersor.files import made_folder
+from tersor.pipeline.shipping.opened import Finished
 from tersor.pipeline.show.picture import ACCENT, MUTED, PAPER, SOFT, STYLE
+from tersor.pipeline.stages.run_folder import Run
 
 QUANTIZING = ("sharing", "linear")
 BINS = 101
+PICTURE = "weights.png"
 
 
-def draw_run(run: Path, path: Path) -> None:
-    """Write a PNG: a row for each layer; left before the first `sharing` or `linear` stage, right at the end.
+def draw_run(run: Finished, out: Path | None = None) -> Path:
+    """Draw a row for each layer: left before the first `sharing` or `linear` stage, right at the end.
+
+    Args:
+        run: the finished run, or a bundle.
+        out: the PNG; None: weights.png in the run's folder, or beside its other results.
+
+    Returns:
+        The picture.
 
     Raises:
         BadInput: the run is not finished, or has no such stage.
     """
-    todo = "Run `tersor compress` first"
-    names = read_json(run / "metrics.json", "the run's metrics", todo)["stages"]
-    kinds = [read_json(run / name / "metrics.json", "a stage's metrics", todo)["stage"] for name in names]
+    kinds = [stage.stage for stage in run.stages]
     first = next((i for i, kind in enumerate(kinds) if kind in QUANTIZING), None)
     if not first:
         raise BadInput(
             "no stage of this run shares or rounds weights",
             got=f"stages {', '.join(kinds)}",
             wanted=f"one of {', '.join(QUANTIZING)}",
-            where=run,
+            where=run.folder,
         )
-    before, after = (_weights(run / names[i] / "model.onnx") for i in (first - 1, -1))
-    _draw({name: (before[name], after[name]) for name in after if name in before}, names[first - 1], path)
+    # a bundle holds the first stage's network and the last one's
+    earlier = run.stages[first - 1 if isinstance(run, Run) else 0].name
+    before, after = _weights(run.onnx(earlier)), _weights(run.onnx())
+    layers = {name: (before[name], after[name]) for name in after if name in before}
+    if out is None and isinstance(run, Run):
+        out = run.folder / PICTURE
+    with made_folder(out.parent) if out is not None else run.results("weights") as folder:
+        path = out or folder / PICTURE
+        _draw(layers, earlier, path)
+    return path
 
 
 def _weights(path: Path) -> dict[str, NDArray[np.float32]]:

@@ -3,14 +3,13 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from tersor.errors import BadInput
-from tersor.pipeline.recipe import recipe as recipes
-from tersor.pipeline.recipe.recipe import Recipe
+from tersor.pipeline.recipe.recipe import KINDS, OWN, Recipe
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = (), data: Path | None = None) -> Recipe:
@@ -134,13 +133,13 @@ def explain(
             todo=_did_you_mean(str(place[-1]), known),
         )
     if first["type"] == "union_tag_invalid":
-        kinds = _stage_kinds()
+        kinds = (*KINDS, OWN)
         got = str(first.get("ctx", {}).get("tag"))
         return BadInput(
             f"there is no stage {got!r}",
             wanted=f"one of {', '.join(kinds)}",
             where=f"{where}, {spot}",
-            todo=_did_you_mean(got, list(kinds)),
+            todo=_did_you_mean(got, kinds),
         )
     if first["type"] == "value_error":  # our own words, whole as they are
         return BadInput(first["msg"].removeprefix("Value error, "), where=f"{where}, {spot}")
@@ -148,7 +147,7 @@ def explain(
         return BadInput(
             "a stage does not say what it is",
             got=repr(first["input"])[:120],
-            wanted=f"`stage:` and one of {', '.join(_stage_kinds())}",
+            wanted=f"`stage:` and one of {', '.join((*KINDS, OWN))}",
             where=f"{where}, {spot}",
         )
     return BadInput(
@@ -169,12 +168,7 @@ def _yaml_words(error: yaml.YAMLError | UnicodeDecodeError) -> str:
 
 def _is_tag(part: Any, loc: tuple[Any, ...]) -> bool:
     """pydantic puts the stage kind into the place, behind the index: noise for the reader."""
-    return part in _stage_kinds() and len(loc) > 2 and loc[0] == "stages" and part == loc[2]
-
-
-def _stage_kinds() -> dict[str, type[BaseModel]]:
-    union = get_args(recipes.Stage)[0]
-    return {get_args(m.model_fields["stage"].annotation)[0]: m for m in get_args(union)}
+    return part in (*KINDS, OWN) and len(loc) > 2 and loc[0] == "stages" and part == loc[2]
 
 
 def _known_keys(place: Sequence[Any], raw: Mapping[str, Any], root: type[BaseModel]) -> list[str]:
@@ -184,7 +178,7 @@ def _known_keys(place: Sequence[Any], raw: Mapping[str, Any], root: type[BaseMod
     for part in place[:-1]:
         here = here[part] if isinstance(here, Mapping | list) else {}
         if isinstance(part, int):
-            model = _stage_kinds().get(here.get("stage"), Recipe)
+            model = KINDS.get(here.get("stage"), Recipe)
         elif part != "stages":
             field = getattr(model, "model_fields", {}).get(part)
             model = field.annotation if field else None

@@ -1,12 +1,17 @@
 """The recipe: one YAML file, one typed model per stage's settings."""
 
+import functools
+import itertools
+import operator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from tersor.pipeline.recipe.structure import Name, Schedule, Search, Structure
-from tersor.pipeline.recipe.training import Augment, Fraction, Penalty, Ramp, Settings, Training
+from tersor.pipeline.recipe.own_stage import Own, is_own
+from tersor.pipeline.recipe.settings import Fraction, Name, Settings, StageSettings, would_not_hold
+from tersor.pipeline.recipe.structure import Schedule, Search, Structure
+from tersor.pipeline.recipe.training import Augment, Penalty, Ramp, Training
 
 __all__ = ["Augment", "Penalty", "Ramp", "Schedule", "Search", "Settings", "Structure", "Training"]
 
@@ -16,6 +21,7 @@ class Train(Training):
 
     stage: Literal["train"]
     name: Name = "train"
+    begins = True
 
 
 class Tune(Training):
@@ -36,21 +42,26 @@ class Tune(Training):
     )
 
 
-class Load(Settings):
+class Load(StageSettings):
     """Take weights that were trained elsewhere."""
 
     stage: Literal["load"]
     name: Name = "load"
     weights: Path = Field(description=".safetensors, or a state dict saved by torch.save (.pt, .pth)")
+    begins = True
 
 
-class PerLayer(Settings):
+class PerLayer(StageSettings):
     """Settings of stages whose amount may be chosen for each layer by its sensitivity."""
 
     sensitivity: Literal["auto"] | None = Field(
         None, description="auto: each layer gets the hardest level that alone costs at most max_drop"
     )
     max_drop: Fraction = Field(0.01, description="of validation accuracy, for what is chosen automatically")
+
+    def undone_by(self, later: StageSettings) -> str | None:
+        """Channels go before weights are pruned, shared or rounded."""
+        return would_not_hold(self) if later.stage == "structure" else None
 
 
 class Sparsity(PerLayer):
@@ -151,7 +162,7 @@ class Linear(PerLayer):
         return self
 
 
-class Activations(Settings):
+class Activations(StageSettings):
     """Round the inputs of layers to a b-bit grid in all that follows: a whole network at W b / A b.
 
     The ONNX file stays in float; simulated accuracy is what stages report. The int8 file takes the ranges.
@@ -171,8 +182,14 @@ class Activations(Settings):
         {}, description="pattern of layers -> their own bits"
     )
 
+    def undone_by(self, later: StageSettings) -> str | None:
+        """Inputs have another range without some of the channels."""
+        if later.stage != "structure":
+            return None
+        return "`activations` comes after the last `structure`: it would have to calibrate again"
 
-class Vectors(Settings):
+
+class Vectors(StageSettings):
     """Fold each BatchNorm's statistics into its scale and shift, and round these and all biases."""
 
     stage: Literal["vectors"]
@@ -181,11 +198,41 @@ class Vectors(Settings):
     layers: list[str] = Field([], description="patterns of BatchNorm, Conv and Linear layers; empty: all")
     exclude: list[str] = []
 
+    def undone_by(self, later: StageSettings) -> str | None:
+        """BatchNorm's statistics are gone."""
+        if later.stage not in ("tune", "structure"):
+            return None
+        return "`vectors` comes after the last `tune` and `structure`: they would undo it"
 
-Stage = Annotated[
-    Train | Load | Tune | Structure | Sparsity | Sharing | Linear | Activations | Vectors,
-    Field(discriminator="stage"),
-]
+
+def _kinds(base: type[StageSettings] = StageSettings) -> dict[str, type[StageSettings]]:
+    """The kinds of stages below a class: those that declare their literal."""
+    kinds: dict[str, type[StageSettings]] = {}
+    for model in base.__subclasses__():
+        stage = model.model_fields.get("stage")
+        if stage is not None and get_origin(stage.annotation) is Literal:
+            kinds[get_args(stage.annotation)[0]] = model
+        kinds |= _kinds(model)
+    return kinds
+
+
+KINDS = dict(sorted(_kinds().items(), key=lambda kind: not kind[1].begins))
+"""Kind of stage -> its settings; a new subclass of StageSettings in this package is one more."""
+
+OWN = "path/to/file.py:function"
+
+
+def _kind_of(raw: Any) -> str | None:
+    """What tells pydantic which settings a stage has."""
+    stage = raw.get("stage") if isinstance(raw, dict) else getattr(raw, "stage", None)
+    return OWN if isinstance(stage, str) and is_own(stage) else None if stage is None else str(stage)
+
+
+if TYPE_CHECKING:
+    AnyStage = StageSettings
+else:
+    _TAGGED = [Annotated[model, Tag(kind)] for kind, model in (KINDS | {OWN: Own}).items()]
+    AnyStage = Annotated[functools.reduce(operator.or_, _TAGGED), Discriminator(_kind_of)]
 
 
 class DataSettings(Settings):
@@ -256,32 +303,21 @@ class Recipe(Settings):
     arguments: dict[str, Any] = {}
     licence: str = Field("not stated", description="licence of the weights, written into every ONNX file")
     data: DataSettings = DataSettings()
-    stages: list[Stage] = Field(min_length=1)
+    stages: list[AnyStage] = Field(min_length=1)
     deploy: Deploy = Deploy()
     gates: Gates = Gates()
 
     @field_validator("stages")
     @classmethod
-    def _order(cls, stages: list[Any]) -> list[Any]:
-        if stages[0].stage not in ("train", "load"):
+    def _order(cls, stages: list[StageSettings]) -> list[StageSettings]:
+        if not stages[0].begins:
             raise ValueError(f"the first stage must be `train` or `load`, not `{stages[0].stage}`")
-        late = [s.name for s in stages[1:] if s.stage in ("train", "load")]
+        late = [s.name for s in stages[1:] if s.begins]
         if late:
             raise ValueError(f"`train` and `load` can only come first; found {', '.join(late)} later")
-        kinds = [s.stage for s in stages]
-        last = max((at for at, kind in enumerate(kinds) if kind == "structure"), default=0)
-        for before in stages[:last]:
-            if before.stage in ("sparsity", "sharing", "linear") or getattr(before, "makes_zeros", False):
-                raise ValueError(
-                    "`structure` comes before what prunes, shares or rounds weights: what it rebuilds would "
-                    f"not hold what `{before.name}` has made"
-                )
-        if "vectors" in kinds and any(k in ("tune", "structure") for k in kinds[kinds.index("vectors") :]):
-            raise ValueError("`vectors` comes after the last `tune` and `structure`: they would undo it")
-        if "activations" in kinds and "structure" in kinds[kinds.index("activations") :]:
-            raise ValueError(
-                "`activations` comes after the last `structure`: it would have to calibrate again"
-            )
+        for earlier, later in itertools.combinations(stages, 2):
+            if (why := earlier.undone_by(later)) is not None:
+                raise ValueError(why)
         names = [s.name for s in stages]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
@@ -294,3 +330,10 @@ class Recipe(Settings):
         return self.model_dump(
             mode="json", exclude={"deploy": True, "gates": True, "name": True, "data": {"path"}}
         )
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of recipes as they are written: with `base:`, and stages by name beside it."""
+    schema = Recipe.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return schema

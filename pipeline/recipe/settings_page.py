@@ -16,9 +16,9 @@ LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_
 
 HEAD = """# Settings
 
-Every setting of a recipe, with its default; written by `tersor settings`. Unknown keys are errors, with a
-suggestion. `--set stage.setting=value` (`SET=` in make) changes one, by the stage's `name`. `tersor compress
---dry-run` shows what would be done and what is cached.
+Every setting of a recipe, with its default; written by `tersor recipe settings`. Unknown keys are errors, with
+a suggestion. `--set stage.setting=value` (`SET=` in make) changes one, by the stage's `name`. `tersor recipe
+plan` shows what would be done and what is cached; `tersor recipe schema` is for editors.
 
 Exit codes: 0 all is well; 1 failed for a reason of its own (a training that diverged, a fault of tersor);
 2 bad input; 3 a claim or gate does not hold; 4 something asked for is not there (a GPU, disk space);
@@ -33,8 +33,8 @@ def settings_page() -> str:
         section = Recipe.model_fields[name].annotation
         assert isinstance(section, type)
         sections[f"`{name}:`"] = section
-    for stage in get_args(get_args(recipes.Stage)[0]):
-        sections[f"Stage `{get_args(stage.model_fields['stage'].annotation)[0]}`"] = stage
+    for kind, stage in (recipes.KINDS | {recipes.OWN: recipes.Own}).items():
+        sections[f"Stage `{kind}`"] = stage
     for name, of in list(sections.items()):
         for field in of.model_fields.values():
             inner = _models(field.annotation) if name != "A recipe" else ()
@@ -108,9 +108,11 @@ def _type(annotation: Any) -> str:
 
 
 def _link(model: type[BaseModel]) -> str:
-    if stage := model.model_fields.get("stage"):
-        name = get_args(stage.annotation)[0]
-        return f"[{name}](#stage-{name})"
+    kind = next((kind for kind, stage in recipes.KINDS.items() if stage is model), None)
+    if kind is not None:
+        return f"[{kind}](#stage-{kind})"
+    if model is recipes.Own:
+        return f"[{recipes.OWN}](#stage-pathtofilepyfunction)"
     name = "data" if model is recipes.DataSettings else model.__name__.lower()
     return f"[{name}](#{name})"
 

@@ -4,9 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tersor.pipeline.recipe.training import Fraction, Settings
+from tersor.pipeline.recipe.settings import Fraction, Name, Settings, StageSettings
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Amount = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -50,7 +49,7 @@ class Search(Settings):
         return self.speedup is not None or self.latency_ms is not None
 
 
-class Structure(Settings):
+class Structure(StageSettings):
     """Remove channels that an NNI pruner finds unimportant and rebuild the network without them."""
 
     stage: Literal["structure"]

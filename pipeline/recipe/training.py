@@ -1,17 +1,11 @@
 """Settings of a training, shared by the stages `train` and `tune`."""
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from tersor.pipeline.recipe.settings import Fraction, Settings, StageSettings, would_not_hold
 
 
 class Augment(Settings):
@@ -84,7 +78,7 @@ def _is_default(value: object) -> bool:
     return value is None or value is False
 
 
-class Training(Settings):
+class Training(StageSettings):
     """How a network is trained; shared by `train` and `tune`."""
 
     epochs: int = Field(10, ge=1)
@@ -118,6 +112,10 @@ class Training(Settings):
     def makes_zeros(self) -> bool:
         """Whether the training ends with weights that are zero and are to stay so."""
         return self.ramp is not None or (self.penalty is not None and self.penalty.makes_zeros)
+
+    def undone_by(self, later: StageSettings) -> str | None:
+        """Channels go before weights become zero."""
+        return would_not_hold(self) if self.makes_zeros and later.stage == "structure" else None
 
     @model_validator(mode="after")
     def _ramp_fits(self) -> "Training":

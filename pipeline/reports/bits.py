@@ -110,8 +110,9 @@ def lowbit_bytes(onnx: Path) -> int | None:
     from tersor.export.forms.lowbit import to_lowbit
     from tersor.models import network as networks
     from tersor.pipeline.shipping.files import scales_by_channel
+    from tersor.pipeline.stages.store import NETWORK
 
-    network = networks.load(onnx.parent / "network.safetensors")
+    network = networks.load(onnx.with_name(NETWORK))
     with TemporaryDirectory() as folder:
         made = to_lowbit(onnx, Path(folder) / "lowbit.onnx", scales=scales_by_channel(network))
     weights = sum(tensor.numel() for name, tensor in network.tensors.items() if name in network.forms)

@@ -15,12 +15,12 @@ from rich.table import Table
 from tersor.export.timing import providers
 from tersor.export.timing.benchmark import benchmark
 from tersor.export.timing.parity import accuracy
-from tersor.models.network import Network, load
-from tersor.pipeline.data.load import Data, load_data
+from tersor.models.network import Network
+from tersor.pipeline.data.load import Data, data_of
 from tersor.pipeline.recipe.read import read_recipe
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.run import compress
-from tersor.pipeline.stages.run_folder import stage_metrics
+from tersor.pipeline.stages.run_folder import Run
 from tersor.pipeline.stages.store import Store
 
 FOLDER = Path("recipes/mnist")
@@ -57,7 +57,9 @@ class Row:
     not_measured: Mapping[str, str]
 
 
-def make_table(data: Path, runs: Path, overrides: Sequence[str], out: Path | None) -> list[dict[str, Any]]:
+def make_table(
+    data: Path, runs: Path, overrides: Sequence[str], out: Path | None, *, quiet: bool = False
+) -> list[dict[str, Any]]:
     """Run the six recipes (their common training once), measure, and write Markdown where asked.
 
     Args:
@@ -65,15 +67,16 @@ def make_table(data: Path, runs: Path, overrides: Sequence[str], out: Path | Non
         runs: folder of runs.
         overrides: as --set, for all six.
         out: a Markdown file.
+        quiet: no progress.
     """
     store = Store(runs)
     recipes = {name: read_recipe(FOLDER / f"{name}.yaml", overrides, data) for name in MODELS}
-    folders = {name: compress(recipe, store) for name, recipe in recipes.items()}
-    split = load_data(**recipes["base"].data.model_dump(), seed=recipes["base"].seed)
-    finals = {name: load(folder / "network.safetensors") for name, folder in folders.items()}
-    files = {name: folder / "model.onnx" for name, folder in folders.items()}
+    ran = {name: compress(recipe, store, quiet=quiet) for name, recipe in recipes.items()}
+    split = data_of(recipes["base"])
+    finals = {name: run.network() for name, run in ran.items()}
+    files = {name: run.onnx() for name, run in ran.items()}
     timings, missing = _time_everything(files, finals, recipes["base"])
-    rows = [_row(name, folders[name], finals[name], split, timings, missing) for name in MODELS]
+    rows = [_row(name, ran[name], finals[name], split, timings, missing) for name in MODELS]
     if out is not None:
         out.write_text(markdown(rows), encoding="utf-8")
     return [asdict(row) for row in rows]
@@ -118,25 +121,24 @@ def _time_everything(
 
 def _row(
     name: str,
-    folder: Path,
+    run: Run,
     final: Network,
     split: Data,
     timings: Mapping[str, Mapping[str, float]],
     missing: Mapping[str, str],
 ) -> Row:
-    stages = stage_metrics(folder)
-    pruned = next((i for i, s in enumerate(stages) if s["stage"] == "structure"), 0)
-    pruned_onnx = folder / f"{pruned + 1:02d}-{stages[pruned]['name']}" / "model.onnx"
+    stages = run.stages
+    pruned = next((i for i, s in enumerate(stages) if s.stage == "structure"), 0)
     widths = [final.tensors[f"conv{i}.0.weight"].shape[0] for i in (1, 2)]
     return Row(
         model=name,
         channels=", ".join(map(str, widths)),
-        macs=stages[-1]["macs"],
+        macs=stages[-1].macs,
         report_accuracy_percent=REPORT[name][1] if name in REPORT else None,
         report_inference_ms=REPORT[name][2] if name in REPORT else None,
-        pruned_accuracy_percent=100 * _accuracy(pruned_onnx, split),
-        tuned_accuracy_percent=100 * _accuracy(folder / "model.onnx", split),
-        masked_max_abs_diff=stages[pruned]["details"].get("masked_max_abs_diff"),
+        pruned_accuracy_percent=100 * _accuracy(run.onnx(pruned), split),
+        tuned_accuracy_percent=100 * _accuracy(run.onnx(), split),
+        masked_max_abs_diff=stages[pruned].details.get("masked_max_abs_diff"),
         p50_ms={key: by_model[name] for key, by_model in timings.items()},
         speedup={key: by_model["base"] / by_model[name] for key, by_model in timings.items()},
         not_measured=dict(missing),

@@ -9,19 +9,18 @@ import numpy as np
 import torch
 
 from tersor.errors import ClaimBroken
-from tersor.export.codec.pack import load as load_packed
 from tersor.export.forms.fp16 import to_fp16
 from tersor.export.forms.lowbit import to_lowbit
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import providers
 from tersor.export.timing.benchmark import benchmark
+from tersor.export.timing.packed import load as load_packed
 from tersor.export.timing.parity import bound, max_abs_diff, predictions, write_parity
-from tersor.models import network as networks
 from tersor.models.network import Network
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.shipping.int8_choice import METHODS, Judge, candidates_of, floor_of, make_int8
-from tersor.pipeline.stages.run_folder import stage_metrics
+from tersor.pipeline.stages.run_folder import Run
 from tersor.pipeline.training.learned_steps import scales_of
 from tersor.progress import Tell
 
@@ -51,23 +50,22 @@ class Shipped:
 
 
 def make_files(
-    recipe: Recipe, run: Path, work: Path, data: Data, tell: Tell
+    recipe: Recipe, run: Run, work: Path, data: Data, tell: Tell
 ) -> tuple[dict[str, str], list[tuple[str, str]], dict[str, Any]]:
     """Write every file to be shipped into `work`.
 
     Returns:
         file name -> kind; (file, reason) of what was not made; notes: how int8 came about.
     """
-    first = stage_metrics(run)[0]["name"]
-    shutil.copyfile(run / f"01-{first}" / "model.onnx", work / "baseline.onnx")
-    for name in ("model.onnx", "model.tsr"):
-        shutil.copyfile(run / name, work / name)
+    shutil.copyfile(run.onnx(0), work / "baseline.onnx")
+    shutil.copyfile(run.onnx(), work / "model.onnx")
+    shutil.copyfile(run.packed, work / "model.tsr")
     files = {"baseline.onnx": "fp32", "model.onnx": "fp32", "model.tsr": "packed"}
     skipped = []
-    final = networks.load(run / "network.safetensors")
+    final = run.network()
     notes: dict[str, Any] = {}
     if recipe.deploy.int8:
-        notes["int8"] = _int8(recipe, run, work, final, data, tell)
+        notes["int8"] = _int8(recipe, work, final, data, tell)
         if notes["int8"]["holds"]:
             files["model.int8.onnx"] = "int8"
         else:
@@ -98,7 +96,7 @@ def make_files(
     return files, skipped, notes
 
 
-def _int8(recipe: Recipe, run: Path, work: Path, final: Network, data: Data, tell: Tell) -> dict[str, Any]:
+def _int8(recipe: Recipe, work: Path, final: Network, data: Data, tell: Tell) -> dict[str, Any]:
     """Write model.int8.onnx with the calibration and float layers that validation images ask for."""
     settings, folded = recipe.deploy, work / "folded.onnx.tmp"
     export_onnx(final, folded, fold_batch_norm=True, metadata={"licence": recipe.licence})
@@ -133,14 +131,13 @@ def scales_by_channel(network: Network) -> dict[str, np.ndarray]:
     return found
 
 
-def measure_files(files: dict[str, str], run: Path, work: Path, data: Data, tell: Tell) -> list[Shipped]:
+def measure_files(files: dict[str, str], run: Run, work: Path, data: Data, tell: Tell) -> list[Shipped]:
     """Parity with torch on validation images, accuracy on the test split, for each file."""
     images = data.preprocessing.apply(data.validation.images[:PARITY_IMAGES])
     test = data.preprocessing.apply(data.test.images)
-    first = stage_metrics(run)[0]["name"]
     logits = {
-        "baseline.onnx": torch_logits(networks.load(run / f"01-{first}" / "network.safetensors"), images),
-        "model.onnx": torch_logits(networks.load(run / "network.safetensors"), images),
+        "baseline.onnx": torch_logits(run.baseline(), images),
+        "model.onnx": torch_logits(run.network(), images),
     }
     write_parity(work / "parity.npz", images, logits["model.onnx"], logits["baseline.onnx"])
     shipped = []

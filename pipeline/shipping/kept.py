@@ -13,18 +13,19 @@ from typing import Any
 
 from tersor.errors import BadInput
 from tersor.export.bundle.verify import Check
-from tersor.export.codec.pack import load, unpack
+from tersor.export.codec.pack import unpack
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import parity
+from tersor.export.timing.packed import load
 from tersor.export.timing.providers import open_session
 from tersor.files import read_json, sha256_of, write_json
-from tersor.pipeline.data.load import Data, load_data
+from tersor.pipeline.data.load import Data, data_as_told
 from tersor.pipeline.recipe.read import read_recipe, write_recipe
 from tersor.pipeline.shipping.manifest import data_entry
-from tersor.pipeline.stages.store import new_contents
+from tersor.pipeline.stages.run_folder import PACKED, RECIPE, Run, new_contents
 from tersor.pipeline.stages.table import fresh_network
 
-PACKED, RECIPE, RESULT = "model.tsr", "recipe.yaml", "result.json"
+RESULT = "result.json"
 
 
 def keep(run: Path, results: Path, data_path: Path | None) -> Path:
@@ -33,32 +34,32 @@ def keep(run: Path, results: Path, data_path: Path | None) -> Path:
     Raises:
         BadInput: the run is not finished, or the data are not those it was made from.
     """
-    todo = "Run `tersor compress` first"
-    done = read_json(run / "metrics.json", "the run's metrics", todo)
-    recipe = read_recipe(run / "recipe.yaml", (), data_path)
-    data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
-    if data.digest() != done["data_sha256"]:
-        raise BadInput("these are not the data of the run", where=run, todo="Give the same data with --data")
+    finished = Run(run)
+    recipe, data = finished.recipe, finished.data(data_path)
     inputs, labels = data.preprocessing.apply(data.test.images), data.test.labels
-    first = run / done["stages"][0] / "model.onnx"
-    stages = [read_json(run / name / "metrics.json", "a stage's metrics", todo) for name in done["stages"]]
+    first, packed = finished.onnx(0), finished.packed
     result = {
         "name": recipe.name,
         "baseline_bytes": first.stat().st_size,
         "baseline_accuracy_fraction": parity.accuracy(open_session(first, "cpu"), inputs, labels),
-        "packed_bytes": (run / PACKED).stat().st_size,
-        "accuracy_fraction": parity.accuracy(load(run / PACKED), inputs, labels),
-        "sha256": sha256_of(run / PACKED),
+        "packed_bytes": packed.stat().st_size,
+        "accuracy_fraction": parity.accuracy(load(packed), inputs, labels),
+        "sha256": sha256_of(packed),
         "data": data_entry(recipe, data),
         "stages": [
-            {key: stage[key] for key in ("name", "stage", "validation_accuracy_fraction", "packed_bytes")}
-            for stage in stages
+            {
+                "name": stage.name,
+                "stage": stage.stage,
+                "validation_accuracy_fraction": stage.validation_accuracy_fraction,
+                "packed_bytes": stage.packed_bytes,
+            }
+            for stage in finished.stages
         ],
     }
     folder = results / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     with new_contents(folder) as new:
-        shutil.copyfile(run / PACKED, new / PACKED)
+        shutil.copyfile(packed, new / PACKED)
         anywhere = recipe.data.model_copy(update={"path": None})  # where the data lay is nobody's business
         write_recipe(recipe.model_copy(update={"data": anywhere}), new / RECIPE)
         write_json(new / RESULT, result)
@@ -73,7 +74,7 @@ def recheck_all(results: Path, data: Path | None) -> list[tuple[dict[str, Any], 
     """
     folders = sorted(path.parent for path in results.glob(f"*/{RESULT}"))
     if not folders:
-        raise BadInput("there are no kept results", where=results, todo="Keep one with `tersor keep RUN`")
+        raise BadInput("there are no kept results", where=results, todo="Keep one with `tersor kept add RUN`")
     checked = [recheck(folder, data) for folder in folders]
     if data is not None and not any(measured(checks) for _, checks in checked):
         raise BadInput(
@@ -103,13 +104,11 @@ def recheck(folder: Path, data_path: Path | None) -> tuple[dict[str, Any], list[
 def _data(result: dict[str, Any], path: Path | None) -> Data | None:
     """The result's data; None when they lie elsewhere, or need a path and none is given."""
     told = result["data"]
-    if path is None and told["settings"]["kind"] != "digits":
-        return None
     try:
-        data = load_data(**told["settings"], path=path, seed=told["seed"])
+        data = data_as_told(told, path)
     except BadInput:
         return None  # a folder with other sets than this one
-    return data if data.digest() == told["sha256"] else None
+    return data if data is not None and data.digest() == told["sha256"] else None
 
 
 def _checks(folder: Path, result: dict[str, Any], data: Data | None) -> Iterator[Check]:

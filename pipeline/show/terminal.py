@@ -6,37 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from tersor.errors import BadInput
 from tersor.export.bundle.verify import Check
-from tersor.export.codec.pack import unpack_bytes
-from tersor.export.timing.benchmark import benchmark
-
-
-def time_files(
-    models: Sequence[Path], target: str, batches: Sequence[int], threads: Sequence[int], seconds: float
-) -> list[dict[str, Any]]:
-    """Time .onnx and .tsr files against the first; rows as `LatencyRow`.
-
-    Raises:
-        BadInput: a file is missing or damaged. Unavailable: the target is not there.
-    """
-    from tersor.progress import Reporter
-
-    missing = [path for path in models if not path.is_file()]
-    if missing:
-        raise BadInput("a model file is missing", where=missing[0], todo="Run `tersor deploy` first")
-    contents = {str(p): unpack_bytes(p.read_bytes()) if p.suffix == ".tsr" else p for p in models}
-    with Reporter([("timing", 1.0)]) as reporter, reporter.step() as tell:
-        rows = benchmark(
-            contents,
-            target,
-            baseline=str(models[0]),
-            batches=batches,
-            threads=threads,
-            seconds_per_model=seconds,
-            progress=lambda f: tell(f, target),
-        )
-    return [dict(vars(row)) for row in rows]
 
 
 def latency_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -2,7 +2,6 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -10,8 +9,7 @@ import torch
 from tersor.errors import Unavailable
 from tersor.machine import cpu_features
 from tersor.pipeline.recipe.recipe import Recipe
-
-PACKAGES = ("torch", "torchvision", "nni", "onnx", "onnxscript", "onnxruntime", "numpy")
+from tersor.pipeline.stages.identity import versions
 
 
 def prepare_torch(recipe: Recipe) -> None:
@@ -37,19 +35,7 @@ def check_device(recipe: Recipe) -> None:
         )
 
 
-def versions() -> dict[str, str]:
-    """Library versions and the instruction set: they decide the last bits of every weight."""
-    return {p: _version(p) for p in PACKAGES} | {"cpu": torch.backends.cpu.get_cpu_capability()}
-
-
 def environment(recipe: Recipe) -> dict[str, Any]:
     """What the run ran on, for the record."""
     machine = {"python": platform.python_version(), "system": platform.system(), **cpu_features()}
     return {**versions(), **machine, "threads": recipe.threads, "device": recipe.device}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"

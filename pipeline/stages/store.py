@@ -1,6 +1,5 @@
-"""The only code that touches the run folder and the stage cache.
+"""The stage cache, and who holds a run's folder. What lies in that folder is run_folder.py's to know.
 
-runs/<name>/            what a person looks at: a folder per stage, the final files, metrics.json
 runs/.stages/<digest>/  finished stage results, shared by all runs; a stage that is under way works in
                         <digest>.partial and is renamed when done, so a finished folder is always whole
 """
@@ -12,15 +11,17 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tersor.errors import TersorError, Unavailable
-from tersor.files import lock, replace_with_link, sha256_of, write_json, writing
+from tersor.files import lock, sha256_of, write_json, writing
+from tersor.pipeline.stages.metrics import StageMetrics
 
 if TYPE_CHECKING:
     from tersor.models.network import Network
 
-STAGE_FILES = ("network.safetensors", "model.onnx", "metrics.json")
+NETWORK, ONNX, METRICS = STAGE_FILES = ("network.safetensors", "model.onnx", "metrics.json")
+"""What a finished stage consists of: the network, the same as plain ONNX, and what was measured."""
 CHECKPOINT = "checkpoint.pt"
 """In a working folder: what an interrupted training goes on from."""
 
@@ -34,21 +35,21 @@ class StageResult:
     reused: bool
 
     @property
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> StageMetrics:
         """What was measured after the stage."""
-        return json.loads((self.folder / "metrics.json").read_text())
+        return StageMetrics.read(self.folder / METRICS)
 
     def network(self) -> "Network":
         """The network the stage produced."""
         # imports torch: seconds, which a look at finished results need not cost
         from tersor.models.network import load
 
-        return load(self.folder / "network.safetensors")
+        return load(self.folder / NETWORK)
 
     @property
     def onnx(self) -> Path:
         """The network as plain ONNX, BatchNorm unfolded."""
-        return self.folder / "model.onnx"
+        return self.folder / ONNX
 
 
 class Store:
@@ -78,6 +79,27 @@ class Store:
                 folder.replace(aside)
             return None
         return StageResult(digest, folder, reused=True)
+
+    def cached(
+        self, digest: str, compute: Callable[[Path], None], waiting: Callable[[], None]
+    ) -> StageResult:
+        """A stage's result: the finished one, or what `compute` now writes into the folder it is given.
+
+        Args:
+            digest: of everything that decides the result.
+            compute: writes `STAGE_FILES`; what an interrupted try left there is in the folder.
+            waiting: called once when another process works on the same stage, which is then waited for.
+
+        Raises:
+            Unavailable: the cache cannot be written.
+        """
+        if (ready := self.find(digest)) is not None:
+            return ready
+        with self.working_folder(digest, waiting) as folder:
+            if (ready := self.find(digest)) is not None:
+                return ready  # another process finished it while this one waited
+            compute(folder)
+            return self.finish(digest, folder)
 
     @contextlib.contextmanager
     def working_folder(self, digest: str, waiting: Callable[[], None]) -> Iterator[Path]:
@@ -142,37 +164,6 @@ class Store:
         folder = self.run_folder(name)
         with writing(folder), lock(folder / ".lock", f"run {name!r}"):
             yield folder
-
-
-def show_stage(folder: Path, result: StageResult) -> None:
-    """Put a stage's result where a person looks for it."""
-    folder.mkdir(exist_ok=True)
-    for file in STAGE_FILES:
-        replace_with_link(result.folder / file, folder / file)
-
-
-@contextlib.contextmanager
-def new_contents(run: Path) -> Iterator[Path]:
-    """A folder to be filled with a run's files, which then take the place of those of the run before.
-
-    While they do, metrics.json is absent (it goes first and comes last), so that files of two runs
-    are never taken for one.
-    """
-    new = run / ".new"
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    try:
-        yield new
-        (run / "metrics.json").unlink(missing_ok=True)
-        for entry in run.iterdir():
-            if entry.is_dir() and entry.name[:2].isdigit():  # a stage's folder
-                shutil.rmtree(entry)
-        for entry in sorted(new.iterdir(), key=lambda e: e.name == "metrics.json"):
-            target = run / entry.name
-            target.unlink(missing_ok=True)  # renaming a link onto another link of the same file does nothing
-            os.replace(entry, target)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _clear(folder: Path, keep: Collection[str]) -> None:

@@ -1,23 +1,41 @@
-"""The table of stages: for each kind one function and a version number.
+"""The table of stages: for each kind its settings, its version, what runs it and what rehearses it.
 
-Adding a stage: a settings class in recipe.py, a function, a line here. Raise the version whenever a
-stage's result changes for equal settings: cached results of older versions are then not used.
+Adding a stage: a settings class in recipe.py, a function, a row here. Raise the version whenever a stage's
+result changes for equal settings: cached results of older versions are then not used.
 """
 
-from collections.abc import Callable, Sequence
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import numpy as np
 import torch
 
-from tersor.errors import BadInput
+from tersor.errors import BadInput, TersorError
 from tersor.files import sha256_of
 from tersor.models import network
-from tersor.models.network import Network
+from tersor.models.layers import by_layer, check_patterns, chosen_layers
+from tersor.models.network import Network, check_form
+from tersor.models.user_code import beside
 from tersor.pipeline.data.load import Data
-from tersor.pipeline.recipe.recipe import Recipe
+from tersor.pipeline.recipe.own_stage import Own, is_own, load_stage
+from tersor.pipeline.recipe.recipe import (
+    Activations,
+    Linear,
+    Load,
+    Recipe,
+    Sharing,
+    Sparsity,
+    Train,
+    Tune,
+    Vectors,
+)
+from tersor.pipeline.recipe.settings import StageSettings
+from tersor.pipeline.recipe.structure import Structure
+from tersor.pipeline.recipe.training import Training
+from tersor.pipeline.stages.identity import stage_seed
 from tersor.pipeline.training.fit import fit
 from tersor.pipeline.weights.linear import quantize_weights
 from tersor.pipeline.weights.load_weights import read_weights
@@ -26,7 +44,12 @@ from tersor.pipeline.weights.sparsity import prune_weights
 from tersor.pipeline.weights.vectors import round_vectors
 from tersor.progress import Tell
 
+if TYPE_CHECKING:
+    from tersor.pipeline.weights.sensitivity import Method
+
+S = TypeVar("S", bound=StageSettings)
 Result = tuple[Network, dict[str, Any]]
+"""The network, and what the stage has to tell: the `details` of its metrics."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +66,24 @@ class Context:
     """The first stage's result; None in the first stage."""
 
 
-def train(start: Network, settings: Any, context: Context) -> Result:
+@dataclass(frozen=True)
+class Stage(Generic[S]):
+    """A kind of stage.
+
+    settings: the class of its settings.
+    version: of its result.
+    run: network, settings, context -> the network that it makes, and what it has to tell.
+    rehearse: tries on the fresh network what would else fail only after the training; raises BadInput.
+    """
+
+    settings: type[S]
+    version: int
+    run: Callable[[Network, S, Context], Result]
+    rehearse: Callable[[Network, S, Path, Tell], None] = lambda *_: None
+    """Fresh network, settings, folder of staircase profiles, progress."""
+
+
+def train(start: Network, settings: Training, context: Context) -> Result:
     """Train or fine-tune; constraints are read off the weights."""
     distilled = getattr(settings, "distill", 0.0) and context.baseline is not None
     return fit(
@@ -58,7 +98,7 @@ def train(start: Network, settings: Any, context: Context) -> Result:
     )
 
 
-def load_weights(start: Network, settings: Any, context: Context) -> Result:
+def load_weights(start: Network, settings: Load, context: Context) -> Result:
     """Put weights from a file into the fresh network."""
     path = settings.weights
     tensors = read_weights(path)
@@ -77,7 +117,7 @@ def load_weights(start: Network, settings: Any, context: Context) -> Result:
     return loaded, {"weights_sha256": sha256_of(path)}
 
 
-def prune_structure(start: Network, settings: Any, context: Context) -> Result:
+def prune_structure(start: Network, settings: Structure, context: Context) -> Result:
     """Remove channels with NNI and prove the rebuilt network."""
     from tersor.pipeline.structure import stage as structure  # imports NNI's neighbourhood: slow, so late
 
@@ -90,7 +130,7 @@ def prune_structure(start: Network, settings: Any, context: Context) -> Result:
     return structure.prune_channels(start, settings, images, tell, seed=seed, counts=counts)
 
 
-def prune_small_weights(start: Network, settings: Any, context: Context) -> Result:
+def prune_small_weights(start: Network, settings: Sparsity, context: Context) -> Result:
     """Set small weights to zero."""
     if settings.sensitivity:
         amounts, points = _by_sensitivity(start, settings, context, "sparsity", SPARSITIES)
@@ -100,7 +140,7 @@ def prune_small_weights(start: Network, settings: Any, context: Context) -> Resu
     return prune_weights(start, settings)
 
 
-def share(start: Network, settings: Any, context: Context) -> Result:
+def share(start: Network, settings: Sharing, context: Context) -> Result:
     """Replace weights by few shared values."""
     if settings.sensitivity:
         amounts, points = _by_sensitivity(start, settings, context, "sharing", range(1, settings.bits + 1))
@@ -116,12 +156,12 @@ def share(start: Network, settings: Any, context: Context) -> Result:
     return share_weights(start, settings)
 
 
-def round_batch_norm_and_biases(start: Network, settings: Any, _context: Context) -> Result:
+def round_batch_norm_and_biases(start: Network, settings: Vectors, _context: Context) -> Result:
     """Fold BatchNorm's statistics, and round what is left and the biases."""
     return round_vectors(start, settings)
 
 
-def quantize(start: Network, settings: Any, context: Context) -> Result:
+def quantize(start: Network, settings: Linear, context: Context) -> Result:
     """Round weights to a uniform grid."""
     if settings.sensitivity:
         amounts, points = _by_sensitivity(start, settings, context, "bits", range(1, settings.bits + 1))
@@ -135,7 +175,7 @@ def quantize(start: Network, settings: Any, context: Context) -> Result:
     return quantize_weights(start, settings)
 
 
-def quantize_inputs(start: Network, settings: Any, context: Context) -> Result:
+def quantize_inputs(start: Network, settings: Activations, context: Context) -> Result:
     """Give each layer's input a grid, calibrated on training images."""
     from tersor.pipeline.weights.activations import calibrate
 
@@ -148,10 +188,13 @@ SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 
 
 def _by_sensitivity(
-    start: Network, settings: Any, context: Context, method: Any, levels: Sequence[float]
+    start: Network,
+    settings: Sparsity | Sharing | Linear,
+    context: Context,
+    method: "Method",
+    levels: Sequence[float],
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Each chosen layer's own amount, from its sensitivity on the validation split, and all points."""
-    from tersor.models.layers import by_layer, chosen_layers
     from tersor.pipeline.weights.sensitivity import auto_amounts
 
     layers = chosen_layers(start, settings.layers, settings.exclude, f"stage `{settings.name}`")
@@ -163,24 +206,94 @@ def _by_sensitivity(
         max_drop=settings.max_drop,
         layers=layers,
         progress=context.progress,
-        **({"grid": settings} if method == "bits" else {}),
+        **({"grid": settings} if isinstance(settings, Linear) else {}),  # type: ignore[arg-type]
     )
-    own = by_layer(layers, settings.per_layer, f"stage `{settings.name}`")
-    return amounts | own, [vars(point) for point in points]
+    own: Mapping[str, float] = by_layer(layers, settings.per_layer, f"stage `{settings.name}`")
+    return {**amounts, **own}, [vars(point) for point in points]
 
 
-STAGES: dict[str, tuple[int, Callable[[Network, Any, Context], Result]]] = {
-    "train": (1, train),
-    "tune": (2, train),
-    "load": (1, load_weights),
-    "structure": (2, prune_structure),
-    "sparsity": (1, prune_small_weights),
-    "sharing": (1, share),
-    "linear": (2, quantize),
-    "activations": (1, quantize_inputs),
-    "vectors": (1, round_batch_norm_and_biases),
+def run_own(start: Network, settings: Own, context: Context) -> Result:
+    """Call a stage of the user's.
+
+    Raises:
+        BadInput: its file or settings are wrong, it fails, or it returns something else than a network.
+    """
+    function, where = load_stage(settings.stage), f"stage `{settings.name}`, {settings.stage}"
+    offered = {
+        "network": start,
+        "settings": settings.own_settings,
+        "data": context.data,
+        "seed": context.seed,
+        "device": context.recipe.device,
+        "baseline": context.baseline() if context.baseline else start,
+        "tell": context.progress,
+    }
+    parameters = inspect.signature(function).parameters
+    torch.manual_seed(context.seed)
+    try:
+        with beside(Path(settings.stage.rpartition(":")[0])):
+            made = function(**{name: value for name, value in offered.items() if name in parameters})
+    except TersorError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's code may fail in any way
+        raise BadInput(
+            "the stage failed", got=f"{type(error).__name__}: {error}".splitlines()[0], where=where
+        ) from error
+    made, told = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
+    if not isinstance(made, Network) or not isinstance(told, Mapping):
+        raise BadInput(
+            "the stage did not return a network",
+            got=f"a {type(made).__name__}" + ("" if told == {} else f" and a {type(told).__name__}"),
+            wanted="a tersor Network, or a Network and a dict",
+            where=where,
+            todo="End it with `return network.with_tensors(...)` or `network.with_module(...)`",
+        )
+    check_fits(made, context.data)
+    for name, form in made.forms.items():
+        if name in made.tensors:
+            check_form(name, made.tensors[name], form)
+    return made, json.loads(json.dumps(dict(told), default=str))
+
+
+def rehearse_structure(fresh: Network, settings: Structure, profiles: Path, tell: Tell) -> None:
+    """Prune and prove on fresh weights."""
+    from tersor.pipeline.structure.stage import try_structure
+
+    tell(0.0, "checking that its channels can be pruned")
+    try_structure(fresh, settings, profiles, tell)
+
+
+def rehearse_patterns(
+    fresh: Network, settings: Sparsity | Sharing | Linear | Activations, _profiles: Path, _tell: Tell
+) -> None:
+    """Look whether patterns of layers match any."""
+    check_patterns(fresh, settings)
+
+
+def rehearse_ramp(fresh: Network, settings: Training, _profiles: Path, _tell: Tell) -> None:
+    """Look whether the ramp's patterns of layers match any."""
+    if settings.ramp is not None:
+        check_patterns(fresh, settings.ramp, f"stage `{settings.name}`, ramp")
+
+
+STAGES: dict[str, Stage[Any]] = {
+    "train": Stage(Train, 1, train, rehearse_ramp),
+    "tune": Stage(Tune, 2, train, rehearse_ramp),
+    "load": Stage(Load, 1, load_weights),
+    "structure": Stage(Structure, 2, prune_structure, rehearse_structure),
+    "sparsity": Stage(Sparsity, 1, prune_small_weights, rehearse_patterns),
+    "sharing": Stage(Sharing, 1, share, rehearse_patterns),
+    "linear": Stage(Linear, 2, quantize, rehearse_patterns),
+    "activations": Stage(Activations, 1, quantize_inputs, rehearse_patterns),
+    "vectors": Stage(Vectors, 1, round_batch_norm_and_biases),
 }
-"""kind -> (version of its result, function)."""
+OWN_STAGE = Stage(Own, 1, run_own)
+"""The row of every stage of the user's; its version is the digest of its source."""
+
+
+def row_of(settings: StageSettings) -> Stage[Any]:
+    """The row of a stage of a recipe."""
+    return OWN_STAGE if is_own(settings.stage) else STAGES[settings.stage]
 
 
 def fresh_network(recipe: Recipe, data: Data) -> Network:
@@ -189,7 +302,7 @@ def fresh_network(recipe: Recipe, data: Data) -> Network:
     Raises:
         BadInput: the network does not take these images or has another number of outputs.
     """
-    torch.manual_seed(_seed(recipe.seed, 0))
+    torch.manual_seed(stage_seed(recipe, -1))
     start = network.create(recipe.model, recipe.arguments, data.input_shape, data.classes, data.preprocessing)
     check_fits(start, data)
     return start
@@ -225,12 +338,3 @@ def check_fits(start: Network, data: Data) -> None:
 
 def _shape_words(shape: tuple[int, int, int]) -> str:
     return f"{shape[0]} channel{'s' if shape[0] > 1 else ''}, {shape[1]}x{shape[2]} pixels"
-
-
-def stage_seed(recipe: Recipe, index: int) -> int:
-    """The seed of a stage: its own for each index."""
-    return _seed(recipe.seed, index + 1)
-
-
-def _seed(seed: int, index: int) -> int:
-    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint32)[0])

@@ -1,12 +1,12 @@
 """What identifies a trial of a study: its settings, and all that it reads. The same key, the same result."""
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tersor.files import digest_of, sha256_of
-
-PACKAGES = ("tersor", "torch", "nni", "numpy", "onnx", "onnxscript")
+from tersor import __version__
+from tersor.files import digest_of
+from tersor.models.user_code import is_file_place, source_sha256
+from tersor.pipeline.stages.identity import file_or_none, library_versions
 
 _NOT_TRAINED = ("name", "deploy", "gates")
 
@@ -17,23 +17,25 @@ def decides(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 class Sources:
-    """What trials read, looked at once: data, factory, weights, versions of packages."""
+    """What trials read, looked at once: data, the user's own code, weights, versions of libraries."""
 
     def __init__(self) -> None:
-        self.versions = {package: _version(package) for package in PACKAGES}
+        self.versions = {"tersor": __version__, **library_versions()}
         self.seen: dict[tuple[str, str], Any] = {}
 
     def of(self, recipe: dict[str, Any]) -> list[Any]:
         """What identifies the sources of a recipe, as plain data."""
-        model, weights = recipe["model"].rpartition(":")[0], (s.get("weights") for s in recipe["stages"])
-        read = [self._once("file", path) for path in (model, *weights)]
+        stages = recipe["stages"]
+        code = [place for place in (recipe["model"], *(s["stage"] for s in stages)) if is_file_place(place)]
+        read = [self._once("code", place.rpartition(":")[0]) for place in code]
+        read += [self._once("file", s["weights"]) for s in stages if s.get("weights")]
         return [self.versions, self._once("folder", recipe["data"]["path"]), read]
 
     def _once(self, kind: str, path: str | None) -> Any:
         if not path:
             return None
         if (kind, path) not in self.seen:
-            self.seen[kind, path] = (_file if kind == "file" else _folder)(Path(path))
+            self.seen[kind, path] = _LOOKS[kind](Path(path))
         return self.seen[kind, path]
 
 
@@ -43,12 +45,8 @@ def _folder(data: Path) -> list[Any]:
     return [digest_of([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files])]
 
 
-def _file(path: Path) -> str | None:
-    return sha256_of(path) if path.is_file() else None
+def _code(path: Path) -> str | None:
+    return source_sha256(path) if path.is_file() else None
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
+_LOOKS = {"code": _code, "file": file_or_none, "folder": _folder}

@@ -58,7 +58,7 @@ def _measure(job: Job) -> dict[str, Any]:
     with heartbeat(job) as tell:
         reporter = Reporter(steps(recipe), quiet=True, listener=tell)
         results = run_stages(recipe, data, Store(Path(job.runs)), reporter)
-    stages = [result.metrics for result in results]
+    stages = [result.metrics.to_json() for result in results]
     metrics = trial_metrics(stages)
     if job.test and job.depth is None:
         from tersor.pipeline.accuracy.evaluate import Images, evaluate

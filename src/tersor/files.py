@@ -132,6 +132,18 @@ def lock(path: Path, what: str, waiting: Callable[[], None] | None = None) -> It
 
 
 @contextlib.contextmanager
+def made_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to, made if missing; refusals to write become words.
+
+    Raises:
+        Unavailable: it cannot be written.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+
+
+@contextlib.contextmanager
 def writing(where: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write into errors for people.
 

@@ -8,7 +8,7 @@ from story.harness import Server, leftovers, stage_times
 
 
 def test_influence_writes_its_picture_and_tells_a_table(server: Server, copy: Path) -> None:
-    done = server.run("influence", "runs/tiny", "--images", 100, cwd=copy)
+    done = server.run("look", "influence", "runs/tiny", "--images", 100, cwd=copy)
     assert done.code == 0, done.stderr
     assert "fc1" in done.stdout
     assert "left out: fc2, its width is fixed by the network's outputs" in done.stdout
@@ -18,6 +18,7 @@ def test_influence_writes_its_picture_and_tells_a_table(server: Server, copy: Pa
 
 def test_influence_tells_json_of_a_later_stage(server: Server, copy: Path) -> None:
     done = server.run(
+        "look",
         "influence",
         "runs/tiny",
         "--stage",
@@ -37,6 +38,7 @@ def test_influence_tells_json_of_a_later_stage(server: Server, copy: Path) -> No
 
 def test_shrink_goes_on_where_it_stopped(server: Server, copy: Path) -> None:
     command = (
+        "lesson",
         "shrink",
         "runs/tiny",
         "--layers",
@@ -60,26 +62,28 @@ def test_shrink_goes_on_where_it_stopped(server: Server, copy: Path) -> None:
 
 
 def test_collapse_and_cost_tell_tables(server: Server, copy: Path) -> None:
-    done = server.run("collapse", "runs/tiny", "--images", 50, cwd=copy)
+    done = server.run("lesson", "collapse", "runs/tiny", "--images", 50, cwd=copy)
     assert done.code == 0, done.stderr
     assert done.stdout.count("| NO |") == 6
     assert (copy / "runs/tiny/collapse/collapse.png").read_bytes().startswith(b"\x89PNG")
-    costs = server.run("cost", "runs/tiny", "--batch", 8, "--bits", 4, cwd=copy)
+    costs = server.run("look", "cost", "runs/tiny", "--batch", 8, "--bits", 4, cwd=copy)
     assert costs.code == 0, costs.stderr
     assert "32 → 4 bits" in costs.stdout
-    told = json.loads(server.run("cost", "runs/tiny", "--json", cwd=copy).stdout)
+    told = json.loads(server.run("look", "cost", "runs/tiny", "--json", cwd=copy).stdout)
     assert told["after"]["macs"] < told["before"]["macs"]
 
 
 def test_gemm_lesson_takes_a_runs_network(server: Server, copy: Path) -> None:
-    done = server.run("gemm-lesson", "runs/tiny", "--batch", 2, "--seconds", 0.01, "--json", cwd=copy)
+    done = server.run("lesson", "gemm", "runs/tiny", "--batch", 2, "--seconds", 0.01, "--json", cwd=copy)
     assert done.code == 0, done.stderr
     assert [lesson["part"] for lesson in json.loads(done.stdout)] == ["network", "conv1.0", "conv2.0"]
 
 
-@pytest.mark.parametrize("command", ["influence", "shrink", "collapse", "cost", "gemm-lesson"])
+@pytest.mark.parametrize(
+    "command", ["look influence", "lesson shrink", "lesson collapse", "look cost", "lesson gemm"]
+)
 def test_a_run_that_is_not_there_is_told(server: Server, tmp_path: Path, command: str) -> None:
-    done = server.run(command, "runs/none", cwd=tmp_path)
+    done = server.run(*command.split(), "runs/none", cwd=tmp_path)
     assert done.code == 2
     assert "the run's metrics is missing" in done.message
     assert "tersor compress" in done.message
@@ -88,12 +92,12 @@ def test_a_run_that_is_not_there_is_told(server: Server, tmp_path: Path, command
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("influence", "runs/tiny", "--stage", "nosuch"), "no such stage"),
-        (("influence", "runs/tiny", "--layers", "fc7"), "no layer matches 'fc7'"),
-        (("shrink", "runs/tiny", "--widths", "fc1=500"), "cannot be visited"),
-        (("shrink", "runs/tiny", "--layers", "fc2"), "cannot be removed alone"),
-        (("collapse", "runs/tiny", "--layer", "conv1.0"), "no such linear layer"),
-        (("cost", "runs/tiny", "--bits", 40), "batch or bits are out of range"),
+        (("look", "influence", "runs/tiny", "--stage", "nosuch"), "no such stage"),
+        (("look", "influence", "runs/tiny", "--layers", "fc7"), "no layer matches 'fc7'"),
+        (("lesson", "shrink", "runs/tiny", "--widths", "fc1=500"), "cannot be visited"),
+        (("lesson", "shrink", "runs/tiny", "--layers", "fc2"), "cannot be removed alone"),
+        (("lesson", "collapse", "runs/tiny", "--layer", "conv1.0"), "no such linear layer"),
+        (("look", "cost", "runs/tiny", "--bits", 40), "batch or bits are out of range"),
     ],
 )
 def test_what_cannot_be_done_is_told(
@@ -108,6 +112,6 @@ def test_another_data_set_is_refused(server: Server, copy: Path) -> None:
     path = copy / "runs/tiny/metrics.json"
     metrics = json.loads(path.read_text())
     path.write_text(json.dumps({**metrics, "data_sha256": "0" * 64}))
-    done = server.run("influence", "runs/tiny", cwd=copy)
+    done = server.run("look", "influence", "runs/tiny", cwd=copy)
     assert done.code == 2
     assert "not the data of the run" in done.message

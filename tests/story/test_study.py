@@ -155,11 +155,11 @@ def test_a_server_that_is_not_there_stops_at_once_or_is_replaced(
 
 
 def test_sensitivity_and_predictions_write_their_pages(story, server: Server, copy: Path) -> None:
-    points = server.run("sensitivity", "tiny.yaml", "--levels", "0.5,0.9", "--json", cwd=copy)
+    points = server.run("look", "sensitivity", "runs/tiny", "--levels", "0.5,0.9", "--json", cwd=copy)
     assert points.code == 0, points.stderr
     found = json.loads(points.stdout)
     assert {point["level"] for point in found} == {0.5, 0.9}
-    page = server.run("predictions", "dist/tiny", "--out", "seen", cwd=copy)
+    page = server.run("look", "predictions", "dist/tiny", "--out", "seen", cwd=copy)
     assert page.code == 0, page.stderr
     assert (copy / "seen" / "predictions.csv").is_file()
     assert "<html" in Path(copy / page.stdout.strip()).read_text()

@@ -17,6 +17,7 @@ from tersor.errors import BadInput
 from tersor.models.preprocessing import Preprocessing
 from tersor.pipeline.data.load import Data, Split
 from tersor.pipeline.lessons import predictions
+from tersor.pipeline.shipping.opened import ShippedRun
 
 CLASSES = ("T-shirt", "shirt", '<b onclick="x">&')
 
@@ -58,9 +59,23 @@ def expected(images: Data, weights: list[np.ndarray]) -> list[np.ndarray]:
     return [z - np.logaddexp.reduce(z, axis=1, keepdims=True) for z in logits]
 
 
+class Opened(ShippedRun):
+    """Two files as a bundle that tells nothing else."""
+
+    def __init__(self, folder: Path, images: Data) -> None:
+        super().__init__(folder)
+        self.__dict__.update(images=images, manifest={"name": "bundle"})
+
+    def onnx(self, stage: str | int | None = None) -> Path:
+        return self.folder / ("model.onnx" if stage is None else "baseline.onnx")
+
+    def data(self, path: Path | None = None) -> Data:
+        return self.__dict__["images"]
+
+
 def write(tmp_path: Path, images: Data, bundle: Path) -> tuple[str, list[dict[str, str]]]:
     out = tmp_path / "out"
-    page = predictions.write_predictions(out, bundle=bundle, data=images)
+    page = predictions.write_predictions(Opened(bundle, images), None, out)
     assert page == out / "predictions.html"
     assert sorted(p.name for p in out.iterdir()) == ["predictions.csv", "predictions.html"]
     with (out / "predictions.csv").open(encoding="utf-8", newline="") as file:
@@ -147,15 +162,6 @@ def test_the_page_is_escaped_self_contained_and_the_same_each_time(tmp_path: Pat
     assert write(tmp_path, data(3), bundle)[0] == page
 
 
-def test_a_run_folder_will_do_as_well(tmp_path: Path) -> None:
-    bundle, _ = made(tmp_path)
-    page, _ = write(tmp_path, data(), bundle)
-    first = bundle / "01-train"
-    first.mkdir()
-    (bundle / "baseline.onnx").rename(first / "model.onnx")
-    assert write(tmp_path, data(), bundle)[0] == page
-
-
 def test_the_most_confused_pairs_are_shares_of_their_class() -> None:
     before = np.array([[9, 1, 0], [0, 10, 0], [0, 0, 0]])
     after = np.array([[7, 3, 0], [1, 9, 0], [0, 0, 0]])
@@ -171,10 +177,9 @@ def test_what_is_missing_or_does_not_fit_is_said(tmp_path: Path) -> None:
     for change, words in (
         (lambda: linear(bundle / "model.onnx", 1, classes=4), "do not fit the data"),
         (lambda: linear(bundle / "model.onnx", 1, channels=3), "do not fit the model"),
-        (lambda: (bundle / "model.onnx").unlink(), "model.onnx is missing"),
     ):
         change_it: Any = change
         change_it()
         with pytest.raises(BadInput, match=words):
-            predictions.write_predictions(tmp_path / "out", bundle=bundle, data=data())
+            predictions.write_predictions(Opened(bundle, data()), None, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -65,7 +65,7 @@ def before_structure(**stage: object) -> dict:
     [
         ({**MINIMAL, "sead": 1}, r"unknown key 'sead'.*Did you mean 'seed'"),
         (with_stage(stage="tune", epoch=3), r"unknown key 'epoch'.*stages\.1\.epoch\. Did you mean 'epochs'"),
-        (with_stage(stage="prune"), r"there is no stage 'prune'.*one of train, load, tune, structure"),
+        (with_stage(stage="prune"), r"there is no stage 'prune'.*one of train, load, structure, tune"),
         (with_stage(stage="shering"), r"no stage 'shering'.*Did you mean 'sharing'"),
         (with_stage(stage="tune", epochs="many"), r"wrong value\. Got 'many'.*integer.*stages\.1\.epochs"),
         (with_stage(stage="structure", sparsity=1.5), r"Got 1\.5.*less than 1.*stages\.1\.sparsity"),

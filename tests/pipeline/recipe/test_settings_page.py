@@ -9,14 +9,14 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_the_page_in_docs_is_the_one_the_models_make() -> None:
-    told = "write it anew: .venv/bin/tersor settings > docs/settings.md"
+    told = "write it anew: .venv/bin/tersor recipe settings > docs/settings.md"
     assert (DOCS / "settings.md").read_text() == settings_page(), told
 
 
 def test_every_link_of_the_page_leads_to_a_heading() -> None:
     page = settings_page()
     headings = {
-        re.sub(r"[`:]", "", line[3:]).lower().replace(" ", "-") for line in re.findall(r"## .*", page)
+        re.sub(r"[`:/.]", "", line[3:]).lower().replace(" ", "-") for line in re.findall(r"## .*", page)
     }
     links = set(re.findall(r"\]\(#([^)]*)\)", page))
     assert links

@@ -14,6 +14,8 @@ from tersor.models.network import Network
 from tersor.pipeline.recipe.recipe import Linear, Recipe, Train
 from tersor.pipeline.shipping import files as shipping
 from tersor.pipeline.shipping.gates import parity_gate
+from tersor.pipeline.stages.metrics import RunMetrics
+from tersor.pipeline.stages.run_folder import Run
 from tersor.pipeline.training.fit import fit
 from tersor.pipeline.weights.linear import quantize_weights
 
@@ -27,16 +29,17 @@ def trained() -> Network:
 
 
 @pytest.fixture
-def run(trained: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(trained: Network, tmp_path: Path) -> Run:
     """A run's folder as compress leaves it: trained, then rounded to four bits a channel."""
-    monkeypatch.setattr(shipping, "stage_metrics", lambda _: [{"name": "train"}])
     final, _ = quantize_weights(trained, Linear(stage="linear", bits=4))
     (tmp_path / "01-train").mkdir()
+    RunMetrics(("01-train",), "", "", "", 0, 0, {}).write(tmp_path / "metrics.json")
+    trained.save(tmp_path / "01-train" / "network.safetensors")
     export_onnx(trained, tmp_path / "01-train" / "model.onnx")
     export_onnx(final, tmp_path / "model.onnx")
     final.save(tmp_path / "network.safetensors")
     pack(tmp_path / "model.onnx", tmp_path / "model.tsr")
-    return tmp_path
+    return Run(tmp_path)
 
 
 def recipe(**deploy: Any) -> Recipe:
@@ -44,7 +47,7 @@ def recipe(**deploy: Any) -> Recipe:
     return Recipe.model_validate(raw)
 
 
-def test_int8_keeps_the_networks_grids_and_tells_how_it_came_about(run: Path, tmp_path: Path) -> None:
+def test_int8_keeps_the_networks_grids_and_tells_how_it_came_about(run: Run, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     files, skipped, notes = shipping.make_files(
@@ -60,7 +63,7 @@ def test_int8_keeps_the_networks_grids_and_tells_how_it_came_about(run: Path, tm
     assert not (work / "folded.onnx.tmp").exists()
 
 
-def test_an_unknown_layer_to_keep_in_float_is_told_with_those_there_are(run: Path, tmp_path: Path) -> None:
+def test_an_unknown_layer_to_keep_in_float_is_told_with_those_there_are(run: Run, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     with pytest.raises(BadInput, match="no such layer to keep in float") as error:
@@ -70,7 +73,7 @@ def test_an_unknown_layer_to_keep_in_float_is_told_with_those_there_are(run: Pat
 
 
 def test_int8_that_does_not_hold_is_not_shipped_and_the_reason_is_told(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = tmp_path / "work"
     work.mkdir()
@@ -90,18 +93,15 @@ def test_int8_that_does_not_hold_is_not_shipped_and_the_reason_is_told(
     assert np.isfinite(lost)
 
 
-def measured(run: Path, tmp_path: Path, name: str) -> list[shipping.Shipped]:
+def measured(run: Run, tmp_path: Path, name: str) -> list[shipping.Shipped]:
     work = tmp_path / "work"
     work.mkdir(exist_ok=True)
     files = {"model.onnx": "fp32"}
-    (work / "model.onnx").write_bytes((run / name).read_bytes())
+    (work / "model.onnx").write_bytes((run.folder / name).read_bytes())
     return shipping.measure_files(files, run, work, DATA, lambda *_: None)
 
 
-def test_a_file_of_another_network_breaks_the_parity_gate(
-    run: Path, trained: Network, tmp_path: Path
-) -> None:
-    trained.save(run / "01-train" / "network.safetensors")
+def test_a_file_of_another_network_breaks_the_parity_gate(run: Run, tmp_path: Path) -> None:
     (good,) = measured(run, tmp_path, "model.onnx")
     assert good.max_abs_diff <= good.most_diff
     (bad,) = measured(run, tmp_path, "01-train/model.onnx")  # not rounded to four bits
@@ -109,9 +109,8 @@ def test_a_file_of_another_network_breaks_the_parity_gate(
     assert not row["ok"]
 
 
-def test_logits_that_are_no_numbers_are_not_shipped(run: Path, trained: Network, tmp_path: Path) -> None:
-    trained.save(run / "01-train" / "network.safetensors")
+def test_logits_that_are_no_numbers_are_not_shipped(run: Run, trained: Network, tmp_path: Path) -> None:
     broken = trained.with_tensors({**trained.tensors, "fc2.bias": trained.tensors["fc2.bias"] * np.nan})
-    export_onnx(broken, run / "broken.onnx")
+    export_onnx(broken, run.folder / "broken.onnx")
     with pytest.raises(ClaimBroken, match=r"values that are no numbers.*model\.onnx"):
         measured(run, tmp_path, "broken.onnx")

@@ -5,13 +5,36 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
-from nets import make
+from nets import blobs, make
 
 from tersor.errors import BadInput, Busy, Unavailable
 from tersor.files import digest_of, lock, read_json, replace_with_link, write_json, writing
-from tersor.pipeline.stages.store import StageResult, Store, new_contents, show_stage
+from tersor.pipeline.recipe.recipe import Recipe
+from tersor.pipeline.stages.metrics import StageMetrics
+from tersor.pipeline.stages.run_folder import Run, new_contents, write_run
+from tersor.pipeline.stages.store import StageResult, Store
 
 DIGEST = digest_of({"a": 1})
+METRICS = StageMetrics(
+    name="train",
+    stage="train",
+    seconds=1.0,
+    validation_accuracy_fraction=0.9,
+    validation_top5_accuracy_fraction=1.0,
+    validation_loss=0.1,
+    parameters=10,
+    weights=8,
+    nonzero_weights=8,
+    macs=100,
+    effective_macs=100,
+    onnx_bytes=40,
+    gzip_bytes=30,
+    zstd_bytes=30,
+    xz_bytes=30,
+    packed_bytes=20,
+    entropy_bytes=20,
+    details={},
+)
 
 
 def finished(store: Store) -> StageResult:
@@ -19,7 +42,7 @@ def finished(store: Store) -> StageResult:
         make().save(folder / "network.safetensors")
         (folder / "model.onnx").write_bytes(b"onnx")
         (folder / "checkpoint.pt").write_bytes(b"left over")
-        write_json(folder / "metrics.json", {"seconds": 1})
+        METRICS.write(folder / "metrics.json")
         return store.finish(DIGEST, folder)
 
 
@@ -29,7 +52,7 @@ def test_finished_stage_is_found_with_its_network_and_without_leftovers(tmp_path
     found = store.find(DIGEST)
     assert found
     assert found.reused
-    assert found.metrics == {"seconds": 1}
+    assert found.metrics == METRICS
     assert found.network().digest() == make().digest()
     assert sorted(p.name for p in found.folder.iterdir()) == [
         "metrics.json",
@@ -182,15 +205,52 @@ def test_json_is_written_whole_and_damage_is_told(tmp_path: Path) -> None:
 
 
 def test_stages_of_an_older_recipe_disappear_from_the_run(tmp_path: Path) -> None:
-    result = finished(Store(tmp_path))
-    run = tmp_path / "run"
-    run.mkdir()
-    show_stage(run / "02-old", result)
-    with new_contents(run) as new:
-        show_stage(new / "01-train", result)
-        write_json(new / "metrics.json", {})
-    assert sorted(p.name for p in run.iterdir()) == ["01-train", "metrics.json"]
-    assert (run / "01-train" / "model.onnx").read_bytes() == b"onnx"
+    result, folder = finished(Store(tmp_path)), tmp_path / "run"
+    folder.mkdir()
+    raw = {"name": "run", "model": "mnist", "stages": [{"stage": "train"}, {"stage": "vectors"}]}
+    write_run(folder, Recipe.model_validate(raw), blobs(), [result, result])
+    raw["stages"] = raw["stages"][:1]
+    run = write_run(folder, Recipe.model_validate(raw), blobs(), [result])
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["01-train"]
+    assert run.onnx("train").read_bytes() == run.onnx().read_bytes() == b"onnx"
+
+
+def test_a_run_tells_its_stages_networks_and_what_it_was_made_by(tmp_path: Path) -> None:
+    result, folder = finished(Store(tmp_path)), tmp_path / "run"
+    folder.mkdir()
+    recipe = Recipe.model_validate({"name": "run", "model": "mnist", "stages": [{"stage": "train"}]})
+    write_run(folder, recipe, blobs(), [result])
+    run = Run(folder)
+    assert run.stages == (METRICS,)
+    assert run.recipe == recipe
+    assert run.baseline().digest() == run.network("train").digest() == make().digest()
+    run.check_made_by(recipe)
+    with pytest.raises(BadInput, match="other settings.*seed was 0, is 1"):
+        run.check_made_by(recipe.model_copy(update={"seed": 1}))
+    with pytest.raises(BadInput, match="no such stage. Got tune. Wanted train"):
+        run.network("tune")
+    with pytest.raises(BadInput, match="data have changed"):
+        run.check_same_data(blobs(seed=1))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"stages": ["01-train"]}'])
+def test_a_run_with_damaged_metrics_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(BadInput, match="the run's metrics is damaged"):
+        _ = Run(tmp_path).stages
+
+
+def test_a_result_is_computed_once(tmp_path: Path) -> None:
+    calls = []
+
+    def compute(folder: Path) -> None:
+        calls.append(folder)
+        make().save(folder / "network.safetensors")
+        (folder / "model.onnx").write_bytes(b"onnx")
+        METRICS.write(folder / "metrics.json")
+
+    first, second = (Store(tmp_path).cached(DIGEST, compute, lambda: None) for _ in range(2))
+    assert (first.reused, second.reused, len(calls)) == (False, True, 1)
 
 
 def test_run_keeps_its_files_when_the_next_one_fails(tmp_path: Path) -> None:

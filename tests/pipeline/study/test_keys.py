@@ -37,4 +37,4 @@ def test_each_source_is_read_once_a_study(recipe: dict[str, Any], tmp_path: Path
 
 def test_a_network_of_the_zoo_on_digits_reads_nothing() -> None:
     sources = Sources().of({"model": "mnist", "stages": [{"stage": "train"}], "data": {"path": None}})
-    assert sources[1:] == [None, [None, None]]
+    assert sources[1:] == [None, []]
