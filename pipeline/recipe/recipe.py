@@ -238,7 +238,9 @@ else:
 class DataSettings(Settings):
     """Where the images come from. `path` is what DATA= or --data sets."""
 
-    kind: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder"] = "digits"
+    kind: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder", "arrays"] = Field(
+        "digits", description="arrays: handed over in Python"
+    )
     path: Path | None = None
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     test_fraction: float = Field(0.25, gt=0, lt=1, description="for sets without a test split of their own")

@@ -21,6 +21,7 @@ ORDER = (
     "pipeline.recipe", "pipeline.data", "pipeline.show", "pipeline.accuracy", "pipeline.weights",
     "pipeline.structure", "pipeline.training", "pipeline.stages", "pipeline.run", "pipeline.shipping",
     "pipeline.deploy", "pipeline.study", "pipeline.lessons", "pipeline.reports", "pipeline.cli",
+    "artifacts", "door", "stages",
 )  # fmt: skip
 """A package imports only from itself and from those before it."""
 
