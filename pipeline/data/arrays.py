@@ -76,7 +76,7 @@ def pixels_of(
             return whole.astype(np.uint8)
     raise BadInput(
         "pixels cannot be told from these values",
-        got=f"{images.dtype}, {np.nanmin(images):.4g} to {np.nanmax(images):.4g}",
+        got=f"{images.dtype}, {images.min():.4g} to {images.max():.4g}",
         wanted="whole numbers 0 to 255, or these divided by 255",
         where=where,
         todo="Give the images before Normalize, or say its `mean` and `std`",

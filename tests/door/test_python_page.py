@@ -32,9 +32,6 @@ def test_the_pages_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     code = code.replace("fast=True,", f"axes={{'sparsity-1.amount': [0.8]}}, overrides={SHORT}, seeds=[0],")
     names: dict[str, object] = {}
     exec(compile(code, "docs/python.md", "exec"), names)
-    assert "the recipe is missing" in str(
-        pytest.raises(tersor.errors.BadInput, tersor.compress, "r.yaml").value
-    )
     assert names["softer"] != names["small"]
     assert (tmp_path / "dist" / "digits" / "report.html").is_file()
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
