@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tersor.pipeline.show.picture import ACCENT, INK, MUTED, PAPER, SOFT, STYLE
+from tersor.pipeline.show.picture import ACCENT, AXES, INK, MUTED, SOFT, png
 
 if TYPE_CHECKING:
     from tersor.pipeline.lessons.collapse import Collapse
@@ -22,18 +22,10 @@ def draw_collapse(result: "Collapse", theirs: Sequence[float], path: Path) -> No
         theirs: R3's accuracies in %, drawn as lines.
         path: the file to write.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     count = len(result.rebuilds)
     down = -(-count // ACROSS)
-    with matplotlib.rc_context({**STYLE, "axes.spines.left": True, "ytick.color": MUTED}):
-        figure = Figure(
-            figsize=(3.3 * ACROSS, 2.7 * down + 0.9),
-            facecolor=PAPER,
-            layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1),
-        )
+    size = (3.3 * ACROSS, 2.7 * down + 0.9)
+    with png(path, size, style=AXES, pads=(0.08, 0.1)) as figure:
         panels = figure.subplots(down, ACROSS, squeeze=False, sharex=True, sharey=True)
         for axes in panels.flat[count:]:
             axes.set_axis_off()
@@ -67,6 +59,3 @@ def draw_collapse(result: "Collapse", theirs: Sequence[float], path: Path) -> No
             x=0.01,
             ha="left",
         )
-        temporary = path.with_name(path.name + ".tmp")
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
-    temporary.replace(path)

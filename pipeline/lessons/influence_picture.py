@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tersor.pipeline.lessons.influence import METHODS, Agreement, Channel, Influence
-from tersor.pipeline.show.picture import ACCENT, INK, MUTED, PAPER, SOFT, STYLE
+from tersor.pipeline.show.picture import ACCENT, AXES, INK, MUTED, PAPER, SOFT, png, round_ticks
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from tersor.pipeline.show.picture import Axes
 
 PICK = "#c2571a"
 ACROSS, MOST_PANELS = 3, 12
@@ -27,20 +27,12 @@ def draw_influence(result: Influence, path: Path, name: str) -> None:
         path: the file to write.
         name: of the run, for the title.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     layers = list(result.layers().items())[:MOST_PANELS]
     agreements = result.agreements()
     across = min(ACROSS, len(layers))
     down = math.ceil(len(layers) / across)
-    with matplotlib.rc_context({**STYLE, "axes.spines.left": True, "ytick.color": MUTED}):
-        figure = Figure(
-            figsize=(3.9 * max(across, 2), 3.6 * down + 0.42 * len(layers) + 2.0),
-            facecolor=PAPER,
-            layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1),
-        )
+    size = (3.9 * max(across, 2), 3.6 * down + 0.42 * len(layers) + 2.0)
+    with png(path, size, style=AXES, pads=(0.12, 0.1)) as figure:
         heights = (3.6 * down, 0.42 * len(layers) + 1.3)
         upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
         panels = upper.subplots(down, across, squeeze=False)
@@ -59,9 +51,6 @@ def draw_influence(result: Influence, path: Path, name: str) -> None:
             x=0.01,
             ha="left",
         )
-        temporary = path.with_name(path.name + ".tmp")
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
-    temporary.replace(path)
 
 
 def _scatter(axes: "Axes", layer: str, channels: Sequence[Channel], own: Agreement) -> None:
@@ -95,7 +84,6 @@ def _scatter(axes: "Axes", layer: str, channels: Sequence[Channel], own: Agreeme
 
 def _scale(axes: "Axes", guesses: Sequence[float], drops: Sequence[float]) -> None:
     """Logarithmic axes where one channel would push all others into a corner."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, SymmetricalLogLocator
 
     def plain(value: float, _: object) -> str:
         """A tick's number without exponents."""
@@ -103,16 +91,16 @@ def _scale(axes: "Axes", guesses: Sequence[float], drops: Sequence[float]) -> No
 
     if min(guesses) > 0 and max(guesses) / min(guesses) > 5:
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(FuncFormatter(plain))
+        axes.xaxis.set_major_formatter(plain)
     typical = sorted(map(abs, drops))[len(drops) // 2]
     if typical > 0 and max(drops) > 12 * typical:
         flat = max(typical, 0.1)
         axes.set_yscale("symlog", linthresh=flat, linscale=0.7)
-        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=flat, subs=(1.0, 3.0)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(plain))
+        axes.locator_params(axis="y", subs=(1.0, 3.0))
+        axes.set_yticks([], minor=True)
+        axes.yaxis.set_major_formatter(plain)
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(6))
+        round_ticks(axes.yaxis, 6)
 
 
 def _said(own: Agreement) -> str:

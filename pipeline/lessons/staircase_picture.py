@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tersor.pipeline.show.picture import PLAIN, png
+
 COLUMNS, MOST_PANELS = 3, 12
 INK, STEP, IDEAL = "#1f3b57", "#c2571a", "#9aa5b1"
 
@@ -16,28 +18,22 @@ def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> int:
         title: network, machine and setting.
         path: written to.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     chosen = sorted(rows, key=lambda row: -_now(row) * len(row["layers"]))[:MOST_PANELS]
     lines = -(-len(chosen) // COLUMNS)
-    figure, panels = pyplot.subplots(lines, COLUMNS, figsize=(12, 3.1 * lines + 0.8), squeeze=False)
-    for panel, row in zip(panels.flat, chosen, strict=False):
-        _panel(panel, row)
-    for panel in list(panels.flat)[len(chosen) :]:
-        panel.axis("off")
-    for panel in panels[-1]:
-        panel.set_xlabel("output channels")
-    for line in panels:
-        line[0].set_ylabel("microseconds")
-    handles, words = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, words, loc="upper right", ncols=3, frameon=False, fontsize=10)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    figure.tight_layout(rect=(0, 0, 1, 0.97))
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with png(path, (12, 3.1 * lines + 0.8), style=PLAIN) as figure:
+        panels = figure.subplots(lines, COLUMNS, squeeze=False)
+        for panel, row in zip(panels.flat, chosen, strict=False):
+            _panel(panel, row)
+        for panel in list(panels.flat)[len(chosen) :]:
+            panel.axis("off")
+        for panel in panels[-1]:
+            panel.set_xlabel("output channels")
+        for line in panels:
+            line[0].set_ylabel("microseconds")
+        handles, words = panels[0][0].get_legend_handles_labels()
+        figure.legend(handles, words, loc="upper right", ncols=3, frameon=False, fontsize=10)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+        figure.tight_layout(rect=(0, 0, 1, 0.97))
     return len(chosen)
 
 
@@ -83,5 +79,3 @@ def _panel(panel: Any, row: dict[str, Any]) -> None:
     place = "" if shape["linear"] else f" at {shape['size'][0]}x{shape['size'][1]}"
     more = f" (+{len(row['layers']) - 1})" if len(row["layers"]) > 1 else ""
     panel.set_title(f"{row['layers'][0]}{more}: {shape['inputs']} -> {own}, {kernel}{place}", fontsize=9)
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)

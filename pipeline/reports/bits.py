@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tersor.errors import BadInput
+from tersor.pipeline.show.picture import AXES, INK, PADS, png, round_ticks
 
 FLOAT_BITS = 32
 
@@ -163,18 +164,9 @@ def _footprint(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Write a PNG: top-1, top-5 and loss against bits, a line for each way; the same rows, the same bytes."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    from tersor.pipeline.show.picture import PAPER, STYLE
-
     ways = list(dict.fromkeys(row["way"] for row in rows))
     colours = ["#0f6b5c", "#c2571a", "#3b5b92", "#8a6d1f", "#7a3b6d", "#66716b", "#2f9e44", "#b3261e"]
-    with matplotlib.rc_context({**STYLE, "axes.spines.left": True}):
-        figure = Figure(figsize=(12, 4.6), dpi=100, facecolor=PAPER, layout="constrained")
-        FigureCanvasAgg(figure)
+    with png(path, (12, 4.6), style={**AXES, "ytick.color": INK}, dpi=100, pads=PADS) as figure:
         axes = figure.subplots(1, 3)
         for axis, (key, label) in zip(
             axes, (("top1_percent", "top-1 %"), ("top5_percent", "top-5 %"), ("loss", "loss, nats"))
@@ -185,14 +177,11 @@ def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
                 axis.plot([b for b, _ in points], [v for _, v in points], label=way, markersize=4, **style)
             axis.set_title(label, loc="left", fontsize=11)
             axis.set_xlabel("bits of a weight")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            round_ticks(axis.xaxis, 10, whole=True)
             if key == "loss":
                 axis.set_yscale("log")
         figure.suptitle(title, x=0.01, ha="left", fontsize=13)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9)
-        temporary = path.with_name(path.name + ".tmp")
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    temporary.replace(path)
 
 
 def _way(linear: Mapping[str, Any], tuned: Mapping[str, Any] | None, pruned: Mapping[str, Any] | None) -> str:
