@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tersor.pipeline.show.picture import ACCENT, AXES, INK, MUTED, SOFT, png
+from tersor.pipeline.show.palette import ACCENT, INK, MUTED, OTHER, SOFT
+from tersor.pipeline.show.picture import AXES, png
 
 if TYPE_CHECKING:
     from tersor.pipeline.lessons.collapse import Collapse
 
-THEIRS = "#c2571a"
 ACROSS = 4
 EXPLAINED = "a dot: accuracy without this neuron\nlight line: before the removal\ndashed: R3's three removals"
 
@@ -34,7 +34,7 @@ def draw_collapse(result: "Collapse", theirs: Sequence[float], path: Path) -> No
         for axes, way in zip(panels.flat, result.rebuilds):
             axes.axhline(100 * result.baseline, color=SOFT, linewidth=1.5, zorder=0)
             for value in theirs:
-                axes.axhline(value, color=THEIRS, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+                axes.axhline(value, color=OTHER, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
             shown = [100 * v for v in way.accuracies]
             color = ACCENT if way.proven else INK
             axes.scatter(range(len(shown)), shown, s=11, color=color, linewidths=0, zorder=2)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tersor.pipeline.lessons.influence import METHODS, Agreement, Channel, Influence
-from tersor.pipeline.show.picture import ACCENT, AXES, INK, MUTED, PAPER, SOFT, png, round_ticks
+from tersor.pipeline.show.palette import ACCENT, INK, MUTED, OTHER, PAPER, SOFT
+from tersor.pipeline.show.picture import AXES, png, round_ticks
 
 if TYPE_CHECKING:
     from tersor.pipeline.show.picture import Axes
 
-PICK = "#c2571a"
 ACROSS, MOST_PANELS = 3, 12
 NUMBERED = 24
 """Up to so many channels carry their number."""
@@ -60,7 +60,7 @@ def _scatter(axes: "Axes", layer: str, channels: Sequence[Channel], own: Agreeme
     small = len(channels) > NUMBERED
     axes.axhline(0, color=SOFT, linewidth=1, zorder=0)
     axes.scatter(guesses, drops, s=22 if small else 44, color=ACCENT, alpha=0.7, linewidths=0, zorder=2)
-    for index, color in ((best, INK), (first, PICK)):
+    for index, color in ((best, INK), (first, OTHER)):
         size = 90 if index != best or color == INK else 170  # one ring around the other when they agree
         axes.scatter(
             [guesses[index]],
@@ -130,7 +130,7 @@ def _correlations(axes: "Axes", layers: Sequence[str], agreements: Sequence[Agre
             zorder=3,
         )
         axes.scatter([], [], marker=MARKS[method], s=46, color=ACCENT, label=method)
-    axes.scatter([], [], s=90, facecolors="none", edgecolors=PICK, linewidths=1.6, label="R3's first choice")
+    axes.scatter([], [], s=90, facecolors="none", edgecolors=OTHER, linewidths=1.6, label="R3's first choice")
     axes.scatter([], [], s=90, facecolors="none", edgecolors=INK, linewidths=1.6, label="the best choice")
     axes.set_yticks(range(len(layers)), layers)
     axes.set_ylim(len(layers) - 0.5, -0.5)

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tersor.pipeline.lessons.shrink import Shrunk, Step
-from tersor.pipeline.show.picture import ACCENT, AXES, INK, SOFT, png, round_ticks
+from tersor.pipeline.show.palette import ACCENT, INK, OTHER, REFUSED, SOFT
+from tersor.pipeline.show.picture import AXES, png, round_ticks
 
 if TYPE_CHECKING:
     from tersor.pipeline.show.picture import Axes
 
-OTHERS, REFUSED = "#c2571a", "#9b1c1c"
 Figures = Mapping[str, Mapping[int, tuple[float, float]]]
 """Layer -> width -> accuracy in % after the removal and after fine-tuning."""
 
@@ -72,7 +72,7 @@ def _column(
                 list(shown),
                 list(shown.values()),
                 "s--",
-                color=OTHERS,
+                color=OTHER,
                 markersize=5,
                 linewidth=1.1,
                 label="report R3",

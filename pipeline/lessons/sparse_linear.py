@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tersor.pipeline.show.palette import ACCENT, OTHER, SAGE
 from tersor.pipeline.show.picture import PADS, PLAIN, png
 
 Method = Literal["gradient", "pruning", "l1", "proximal", "trimmed_l1", "hard_threshold"]
@@ -122,11 +123,11 @@ def draw(tracks: list[Track], path: Path) -> None:
             top, bottom = axes[2 * (i // across)][i % across], axes[2 * (i // across) + 1][i % across]
             for axis in (top, bottom):
                 axis.set_visible(True)
-            top.semilogy(run.losses, color="#0f6b5c")
+            top.semilogy(run.losses, color=ACCENT)
             top.set_ylim(0.004, 30)
             top.set_title(f"{run.title}: {run.nonzero} of {COLUMNS} left", fontsize=9, loc="left")
             for weight, true in zip(run.weights.T, run.truth):
-                style = {"color": "#c2571a", "zorder": 2} if true else {"color": "#9aa5a0", "linewidth": 0.8}
+                style = {"color": OTHER, "zorder": 2} if true else {"color": SAGE, "linewidth": 0.8}
                 bottom.plot(weight, **style)
             bottom.set_ylim(-1.8, 1.8)
             if i % across == 0:

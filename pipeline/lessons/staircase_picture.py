@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tersor.pipeline.show.palette import ASH, NAVY, OTHER
 from tersor.pipeline.show.picture import PLAIN, png
 
 COLUMNS, MOST_PANELS = 3, 12
-INK, STEP, IDEAL = "#1f3b57", "#c2571a", "#9aa5b1"
 
 
 def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> int:
@@ -66,12 +66,12 @@ def _now(row: dict[str, Any]) -> float:
 def _panel(panel: Any, row: dict[str, Any]) -> None:
     widths, micros = row["widths"], [1e3 * ms for ms in row["latency_ms"]]
     own = row["shape"]["outputs"]
-    panel.plot(widths, micros, color=INK, marker=".", lw=1.4, label="measured")
+    panel.plot(widths, micros, color=NAVY, marker=".", lw=1.4, label="measured")
     at = [(w, m) for w, m in zip(widths, micros, strict=True) if w in row["steps"]]
-    panel.plot(*zip(*at, strict=True), ls="", marker="o", color=STEP, ms=5, label="end of a step")
+    panel.plot(*zip(*at, strict=True), ls="", marker="o", color=OTHER, ms=5, label="end of a step")
     ideal = 1e3 * _now(row) / own
-    panel.plot([0, widths[-1]], [0, ideal * widths[-1]], color=IDEAL, ls=":", label="proportional to width")
-    panel.axvline(own, color=IDEAL, lw=0.8)
+    panel.plot([0, widths[-1]], [0, ideal * widths[-1]], color=ASH, ls=":", label="proportional to width")
+    panel.axvline(own, color=ASH, lw=0.8)
     panel.set_xlim(0, widths[-1] * 1.03)
     panel.set_ylim(0, max(micros) * 1.12)
     shape = row["shape"]

@@ -11,7 +11,8 @@ from onnx import numpy_helper
 from tersor.errors import BadInput
 from tersor.files import made_folder
 from tersor.pipeline.shipping.opened import Finished
-from tersor.pipeline.show.picture import ACCENT, MUTED, PADS, SOFT, png
+from tersor.pipeline.show.palette import ACCENT, MUTED, SOFT
+from tersor.pipeline.show.picture import PADS, png
 from tersor.pipeline.stages.run_folder import Run
 
 QUANTIZING = ("sharing", "linear")

@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tersor.errors import BadInput
-from tersor.pipeline.show.picture import AXES, INK, PADS, png, round_ticks
+from tersor.pipeline.show.palette import INK, LINES
+from tersor.pipeline.show.picture import AXES, PADS, png, round_ticks
 
 FLOAT_BITS = 32
 
@@ -165,7 +166,6 @@ def _footprint(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Write a PNG: top-1, top-5 and loss against bits, a line for each way; the same rows, the same bytes."""
     ways = list(dict.fromkeys(row["way"] for row in rows))
-    colours = ["#0f6b5c", "#c2571a", "#3b5b92", "#8a6d1f", "#7a3b6d", "#66716b", "#2f9e44", "#b3261e"]
     with png(path, (12, 4.6), style={**AXES, "ytick.color": INK}, dpi=100, pads=PADS) as figure:
         axes = figure.subplots(1, 3)
         for axis, (key, label) in zip(
@@ -173,7 +173,7 @@ def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
         ):
             for index, way in enumerate(ways):
                 points = sorted((row["bits"], row[key]) for row in rows if row["way"] == way)
-                style = {"color": colours[index % len(colours)], "marker": "os^D"[index // len(colours) % 4]}
+                style = {"color": LINES[index % len(LINES)], "marker": "os^D"[index // len(LINES) % 4]}
                 axis.plot([b for b, _ in points], [v for _, v in points], label=way, markersize=4, **style)
             axis.set_title(label, loc="left", fontsize=11)
             axis.set_xlabel("bits of a weight")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tersor.pipeline.show.palette import NAVY, OTHER, SLATE
 from tersor.pipeline.show.picture import PLAIN, png
 
 STD, PERCENT, SHARING = "studies/r2-std.yaml", "studies/r2-percent.yaml", "studies/r2-sharing.yaml"
@@ -21,7 +22,6 @@ R2_SHARING: Mapping[int, float] = {5: 89.41, 4: 89.12, 3: 86.75, 2: 73.08}
 R2_BASELINE = 91.52
 
 Record = Mapping[str, Any]
-INK, SECOND, THEIRS = "#1f3b57", "#c2571a", "#7a8793"
 
 
 def make_table(data: Path | None, runs: Path, *, fast: bool, quiet: bool) -> tuple[list[dict[str, Any]], str]:
@@ -98,8 +98,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     with png(path, (10.5, 4.4), style=PLAIN) as figure:
         panel, shared = figure.subplots(1, 2, width_ratios=(3, 2))
         for study, words, colour in (
-            ("std", "by standard deviation", INK),
-            ("percent", "by percentage", SECOND),
+            ("std", "by standard deviation", NAVY),
+            ("percent", "by percentage", OTHER),
         ):
             own = sorted((r["sparsity_percent"], r["accuracy_percent"]) for r in rows if r["study"] == study)
             if own:
@@ -108,13 +108,13 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             *zip(*R2_STD.values(), strict=True),
             ls="",
             marker="D",
-            color=THEIRS,
+            color=SLATE,
             label="R2, by standard deviation",
         )
         percent = [(100 * fraction, accuracy) for fraction, accuracy in R2_PERCENT.items()]
-        panel.plot(*zip(*percent, strict=True), ls="", marker="s", color=THEIRS, label="R2, by percentage")
-        panel.axhline(10, color=THEIRS, lw=0.8, ls=":")
-        panel.text(99, 11.5, "chance", color=THEIRS, fontsize=9, ha="right")
+        panel.plot(*zip(*percent, strict=True), ls="", marker="s", color=SLATE, label="R2, by percentage")
+        panel.axhline(10, color=SLATE, lw=0.8, ls=":")
+        panel.text(99, 11.5, "chance", color=SLATE, fontsize=9, ha="right")
         panel.set(
             xlabel="zeros among all weights (%)", ylabel="test accuracy (%)", xlim=(0, 100), ylim=(0, 100)
         )
@@ -124,9 +124,9 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         own = sorted((row["amount"], row["accuracy_percent"]) for row in pruned)
         if own:
             label = f"here, narrowed, then {pruned[0]['sparsity_percent']:.0f} % zeros"
-            shared.plot(*zip(*own, strict=True), marker="o", ms=4, color=INK, label=label)
+            shared.plot(*zip(*own, strict=True), marker="o", ms=4, color=NAVY, label=label)
         theirs = sorted(R2_SHARING.items())
-        shared.plot(*zip(*theirs, strict=True), ls="", marker="D", color=THEIRS, label="R2, 84 % zeros")
+        shared.plot(*zip(*theirs, strict=True), ls="", marker="D", color=SLATE, label="R2, 84 % zeros")
         shared.set(xlabel="bits of an index", xticks=[bits for bits, _ in theirs], ylim=(60, 100))
         shared.set_title("pruned, retrained, shared by k-means", loc="left", fontsize=11)
         shared.legend(frameon=False, loc="lower right")

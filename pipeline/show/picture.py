@@ -9,13 +9,13 @@ from tersor.files import written_aside
 from tersor.pipeline.show import manifest as summary
 from tersor.pipeline.show import units
 from tersor.pipeline.show.manifest import Json
+from tersor.pipeline.show.palette import ACCENT, INK, MUTED, PAPER, SOFT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-INK, MUTED, ACCENT, SOFT, PAPER = "#1f2723", "#66716b", "#0f6b5c", "#c9d8d1", "#ffffff"
 Style = Mapping[str, Any]
 BARS: Style = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so the picture is the same anywhere
