@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tersor.pipeline.show.markdown import markdown_table
 from tersor.pipeline.show.palette import ASH, NAVY, OTHER
 from tersor.pipeline.show.picture import PLAIN, png
 
@@ -39,10 +40,7 @@ def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> int:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: what each layer takes now, how fast that is, and the widths worth having."""
-    lines = [
-        "| layers | shape | width | microseconds | GMAC/s | widths at the end of a step |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for row in rows:
         shape, names = row["shape"], row["layers"]
         kernel = "linear" if shape["linear"] else f"{shape['kernel'][0]}x{shape['kernel'][1]}"
@@ -51,11 +49,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         steps = [str(w) for w in row["steps"] if w <= shape["outputs"]]
         shown = ", ".join(steps if len(steps) <= 8 else [*steps[:3], "...", *steps[-2:]])
         now = _now(row)
-        lines.append(
-            f"| {named} | {shape['inputs']} inputs, {kernel}{place} | {shape['outputs']} | {1e3 * now:.1f} "
-            f"| {row['macs'] / now / 1e6:.0f} | {shown} |"
-        )
-    return "\n".join(lines)
+        what = f"{shape['inputs']} inputs, {kernel}{place}"
+        speed = f"{row['macs'] / now / 1e6:.0f}"
+        lines.append([named, what, shape["outputs"], f"{1e3 * now:.1f}", speed, shown])
+    header = ("layers", "shape", "width", "microseconds", "GMAC/s", "widths at the end of a step")
+    return markdown_table(header, lines)
 
 
 def _now(row: dict[str, Any]) -> float:

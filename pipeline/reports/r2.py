@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tersor.pipeline.show.markdown import markdown_table, number_or_dash
 from tersor.pipeline.show.palette import NAVY, OTHER, SLATE
 from tersor.pipeline.show.picture import PLAIN, png
 
@@ -76,20 +77,18 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for study, (title, amount) in titles.items():
         own = [row for row in rows if row["study"] == study]
-        lines += [
-            f"### {title}",
-            "",
-            f"| {amount} | sparsity % | accuracy % | packed bytes | R2 sparsity % | R2 accuracy % |",
+        cells = [
+            [
+                f"{row['amount']:g}",
+                f"{row['sparsity_percent']:.2f}",
+                f"{row['accuracy_percent']:.2f}",
+                f"{row['packed_bytes']:,}",
+                *(number_or_dash(row[key], ".2f") for key in ("r2_sparsity_percent", "r2_accuracy_percent")),
+            ]
+            for row in own
         ]
-        lines.append("|---:|---:|---:|---:|---:|---:|")
-        for row in own:
-            theirs = [row["r2_sparsity_percent"], row["r2_accuracy_percent"]]
-            shown = " | ".join("-" if value is None else f"{value:.2f}" for value in theirs)
-            lines.append(
-                f"| {row['amount']:g} | {row['sparsity_percent']:.2f} | {row['accuracy_percent']:.2f} "
-                f"| {row['packed_bytes']:,} | {shown} |"
-            )
-        lines.append("")
+        columns = (amount, "sparsity %", "accuracy %", "packed bytes", "R2 sparsity %", "R2 accuracy %")
+        lines += [f"### {title}", "", markdown_table(columns, cells, "r"), ""]
     return "\n".join(lines)
 
 
