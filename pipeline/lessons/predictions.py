@@ -18,6 +18,7 @@ from tersor.errors import BadInput
 from tersor.export.timing.parity import outputs
 from tersor.export.timing.providers import open_session
 from tersor.files import made_folder, write_whole
+from tersor.pipeline.accuracy.confusion import confusion_matrix
 from tersor.pipeline.data.load import Data, Split
 from tersor.pipeline.shipping.opened import Finished
 from tersor.pipeline.show import charts, units
@@ -135,11 +136,6 @@ def write_csv(path: Path, found: Answers, classes: Sequence[str]) -> None:
     temporary.replace(path)
 
 
-def confusion(labels: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
-    """Counts, int64 (classes, classes): rows are the true classes, columns the answers."""
-    return np.bincount(labels * classes + said, minlength=classes**2).reshape(classes, classes)
-
-
 def most_confused(before: np.ndarray, after: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
     """The pairs (true class, answer) with the largest share of wrong answers after compression.
 
@@ -183,7 +179,7 @@ def _page(found: Answers, data: Data) -> dict[str, Any]:
     from markupsafe import Markup
 
     count = len(data.classes)
-    first, last = (confusion(found.labels, said, count) for said in found.said)
+    first, last = (confusion_matrix(found.labels, said, count) for said in found.said)
     matrices = (first, last)
     right = [float(np.trace(m) / m.sum()) for m in matrices]
     broken, mended = _changed(found)
