@@ -37,20 +37,39 @@ class Evaluation:
     loss: float
 
 
+@dataclass
+class Tally:
+    """The sums behind an Evaluation, batch by batch; top-5 of fewer than five classes is 1."""
+
+    images: int = 0
+    right: int = 0
+    among_five: int = 0
+    loss: float = 0.0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count one batch: logits (N, classes), labels (N,)."""
+        logits = logits.float()
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        self.images += len(labels)
+        self.right += int((logits.argmax(1) == labels).sum())
+        self.among_five += int(best.any(1).sum())
+        self.loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+
+    def result(self) -> Evaluation:
+        """The measures over all images counted; at least one."""
+        return Evaluation(self.right / self.images, self.among_five / self.images, self.loss / self.images)
+
+
 def evaluate(
     module: nn.Module, images: Images, *, batch_size: int = 512, precision: str = "fp32"
 ) -> Evaluation:
-    """Measure a module in eval mode; top-5 of fewer than five classes is 1."""
+    """Measure a module in eval mode, on at least one image."""
     module.eval()
-    right, among_five, loss = 0, 0, 0.0
+    tally = Tally()
     with torch.inference_mode(), autocast(images.inputs.device.type, precision):
         for inputs, labels in zip(images.inputs.split(batch_size), images.labels.split(batch_size)):
-            logits = module(inputs).float()
-            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            right += int((logits.argmax(1) == labels).sum())
-            among_five += int(best.any(1).sum())
-            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-    return Evaluation(right / len(images), among_five / len(images), loss / len(images))
+            tally.add(module(inputs), labels)
+    return tally.result()
 
 
 def reestimate_batch_norm(module: nn.Module, images: np.ndarray, *, batch_size: int = 256) -> nn.Module:
