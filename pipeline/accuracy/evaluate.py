@@ -1,8 +1,8 @@
 """Measure a network on a split: accuracy, top-5, loss; and the BatchNorm statistics of a set of images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,6 +26,14 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def first(self, count: int) -> "Images":
+        """The first `count` images, or all where there are fewer."""
+        return Images(self.inputs[:count], self.labels[:count])
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of `size` images at a time, in their order; the last may be fewer."""
+        return zip(self.inputs.split(size), self.labels.split(size))
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,13 @@ def evaluate(
     module.eval()
     tally = Tally()
     with torch.inference_mode(), autocast(images.inputs.device.type, precision):
-        for inputs, labels in zip(images.inputs.split(batch_size), images.labels.split(batch_size)):
+        for inputs, labels in images.batches(batch_size):
             tally.add(module(inputs), labels)
     return tally.result()
 
 
-def reestimate_batch_norm(module: nn.Module, images: np.ndarray, *, batch_size: int = 256) -> nn.Module:
-    """Replace running means and variances by their averages over images (N, C, H, W), float32.
+def reestimate_batch_norm(module: nn.Module, inputs: Tensor, *, batch_size: int = 256) -> nn.Module:
+    """Replace running means and variances by their averages over inputs (N, C, H, W), float32.
 
     Everything but BatchNorm stays in eval mode. Changes `module` in place and returns it in eval mode.
     """
@@ -87,7 +95,7 @@ def reestimate_batch_norm(module: nn.Module, images: np.ndarray, *, batch_size: 
         norm.momentum = None  # None means a plain average over all batches
         norm.train()
     with torch.no_grad():
-        for batch in torch.from_numpy(images).split(batch_size):
+        for batch in inputs.split(batch_size):
             if len(batch) > 1:
                 module(batch)
     for norm, momentum in zip(norms, momenta):

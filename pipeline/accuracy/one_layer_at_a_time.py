@@ -4,7 +4,7 @@ Two ways behind one function: from scratch, and with what comes before the layer
 (forward_prefix.py). Both give the same numbers; the second takes about half the time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -77,7 +77,7 @@ def _with_reuse(network: Network, weights: Weights, images: Images, batch_size: 
     prefix = Prefix(network.module().to(device), images.inputs[:batch_size])
     walk = sorted(weights, key=prefix.place_of)
     tallies = {(layer, level): Tally() for layer, levels in weights.items() for level in levels}
-    for done, (inputs, labels) in enumerate(_batches(images, batch_size)):
+    for done, (inputs, labels) in enumerate(images.batches(batch_size)):
         prefix.start(inputs)
         for step, layer in enumerate(walk):
             progress((done * batch_size + len(inputs) * step / len(walk)) / len(images), layer)
@@ -87,7 +87,3 @@ def _with_reuse(network: Network, weights: Weights, images: Images, batch_size: 
                     tallies[layer, level].add(prefix.finish(), labels)
     progress(1.0, f"{len(tallies)} points")
     return {key: tally.result() for key, tally in tallies.items()}
-
-
-def _batches(images: Images, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(images.inputs.split(batch_size), images.labels.split(batch_size))

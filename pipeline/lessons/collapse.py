@@ -123,7 +123,7 @@ def collapse(network: Network, wired: Wiring, images: Images, tell: Tell = lambd
         images: what accuracy is taken on.
         tell: told the fraction done.
     """
-    scores = predicted(network, [wired.layer], Images(images.inputs[:256], images.labels[:256]))
+    scores = predicted(network, [wired.layer], images.first(256))
     order = scores[wired.layer]["squares"].argsort(stable=True)
     first, found = int(order[0]), list[Rebuild]()
     accuracies = _accuracies(network, wired, order, images, tell)

@@ -22,9 +22,10 @@ from tersor.models import network as networks
 from tersor.models.cost import cost
 from tersor.models.network import Network
 from tersor.models.preprocessing import Preprocessing
+from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.recipe.recipe import Structure
 from tersor.pipeline.show.markdown import markdown_table
-from tersor.pipeline.structure.stage import Images, prune_channels
+from tersor.pipeline.structure.stage import prune_channels
 
 SMALL = (3, 32, 32)
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -113,9 +114,9 @@ def measure(baseline: Network, pruner: str, ratio: float) -> dict[str, Any]:
     """
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((8, *baseline.input_shape)).astype(np.float32)
+    images = Images(torch.from_numpy(inputs), torch.zeros(len(inputs), dtype=torch.int64))
     settings = Structure(stage="structure", pruner=pruner, sparsity=ratio)
     began = time.monotonic()
-    images = Images(inputs, np.zeros(len(inputs), np.int64))
     small, details = prune_channels(baseline, settings, images, lambda *_: None)
     seconds = time.monotonic() - began
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +124,7 @@ def measure(baseline: Network, pruner: str, ratio: float) -> dict[str, Any]:
         export_onnx(baseline, files["baseline"])
         export_onnx(small, files["pruned"])
         with torch.no_grad():
-            wanted = small.module()(torch.from_numpy(inputs)).numpy()
+            wanted = small.module()(images.inputs).numpy()
         got = outputs(open_session(files["pruned"], "cpu"), inputs)
         rows = benchmark(files, "cpu", baseline="baseline", batches=(1,), seconds_per_model=SECONDS_PER_MODEL)
     return {

@@ -18,6 +18,7 @@ from tersor.export.timing.packed import load as load_packed
 from tersor.export.timing.parity import bound, max_abs_diff, predictions, write_parity
 from tersor.models.network import Network
 from tersor.pipeline.accuracy.confusion import confusion_matrix
+from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.shipping.int8_choice import METHODS, Judge, candidates_of, floor_of, make_int8
@@ -101,8 +102,7 @@ def _int8(recipe: Recipe, work: Path, final: Network, data: Data, tell: Tell) ->
     """Write model.int8.onnx with the calibration and float layers that validation images ask for."""
     settings, folded = recipe.deploy, work / "folded.onnx.tmp"
     export_onnx(final, folded, fold_batch_norm=True, metadata={"licence": recipe.licence})
-    held = data.validation
-    judge = Judge(data.preprocessing.apply(held.images[:MOST_JUDGED]), held.labels[:MOST_JUDGED])
+    judge = Judge(Images.of(data.validation.first(MOST_JUDGED), data.preprocessing))
     drop = settings.int8_max_drop if settings.int8_max_drop is not None else recipe.gates.max_accuracy_drop
     baseline, own = judge(work / "baseline.onnx")[0], judge(work / "model.onnx")[0]
     floor = floor_of(baseline, own, drop)
