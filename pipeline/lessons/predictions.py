@@ -115,25 +115,24 @@ def _logits(path: Path, data: Data) -> np.ndarray:
 def write_csv(path: Path, found: Answers, classes: Sequence[str]) -> None:
     """One line a test image, in the order of the split; probabilities to six decimals."""
     before, after = found.said
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            [
-                "index",
-                "true_class",
-                "baseline_class",
-                "model_class",
-                "baseline_true_probability",
-                "model_true_probability",
-                "damage_nats",
-            ]
-        )
-        for i, (true, first, last) in enumerate(zip(found.labels, before, after)):
-            chances = (f"{p[i, true]:.6f}" for p in (found.before, found.after))
-            names = (classes[k] for k in (true, first, last))
-            writer.writerow([i, *names, *chances, f"{found.damage[i]:.6f}"])
-    temporary.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(
+        [
+            "index",
+            "true_class",
+            "baseline_class",
+            "model_class",
+            "baseline_true_probability",
+            "model_true_probability",
+            "damage_nats",
+        ]
+    )
+    for i, (true, first, last) in enumerate(zip(found.labels, before, after)):
+        chances = (f"{p[i, true]:.6f}" for p in (found.before, found.after))
+        names = (classes[k] for k in (true, first, last))
+        writer.writerow([i, *names, *chances, f"{found.damage[i]:.6f}"])
+    write_whole(path, text.getvalue())
 
 
 def most_confused(before: np.ndarray, after: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from tersor.export.timing import providers
 from tersor.export.timing.benchmark import benchmark
 from tersor.export.timing.parity import accuracy
+from tersor.files import write_whole
 from tersor.models.network import Network
 from tersor.pipeline.data.load import Data, data_of
 from tersor.pipeline.recipe.read import read_recipe
@@ -79,7 +80,7 @@ def make_table(
     timings, missing = _time_everything(files, finals, recipes["base"])
     rows = [_row(name, ran[name], finals[name], split, timings, missing) for name in MODELS]
     if out is not None:
-        out.write_text(markdown(rows), encoding="utf-8")
+        write_whole(out, markdown(rows))
     return [asdict(row) for row in rows]
 
 
