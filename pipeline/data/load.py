@@ -40,6 +40,10 @@ class Split:
         """The number of images."""
         return len(self.labels)
 
+    def first(self, count: int) -> "Split":
+        """The first `count` images, or all where there are fewer."""
+        return Split(self.images[:count], self.labels[:count])
+
 
 @dataclass(frozen=True, eq=False)
 class Data:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tersor.errors import BadInput
+from tersor.files import write_whole
 from tersor.pipeline.recipe.recipe import KINDS, OWN, Recipe
 
 
@@ -70,7 +71,7 @@ def parse_recipe(
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe, all defaults spelled out, as YAML."""
-    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    write_whole(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
 
 
 def as_overrides(changes: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from tersor.models import network
 from tersor.models.layers import by_layer, check_patterns, chosen_layers
 from tersor.models.network import Network, check_form
 from tersor.models.user_code import beside
+from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.own_stage import Own, is_own, load_stage
 from tersor.pipeline.recipe.recipe import (
@@ -121,8 +122,7 @@ def prune_structure(start: Network, settings: Structure, context: Context) -> Re
     """Remove channels with NNI and prove the rebuilt network."""
     from tersor.pipeline.structure import stage as structure  # imports NNI's neighbourhood: slow, so late
 
-    some, preprocess = context.data.train, context.data.preprocessing.apply
-    images = structure.Images(preprocess(some.images[:10_000]), some.labels[:10_000])
+    images = Images.of(context.data.train.first(10_000), context.data.preprocessing)
     torch.manual_seed(context.seed)  # NNI's propagation draws random inputs
     tell, seed = context.progress, context.seed
     baseline = context.baseline() if context.baseline else start

@@ -11,13 +11,14 @@ from tersor.errors import BadInput
 from tersor.export.timing.layer_timing import LayerShape
 from tersor.models.cost import cost
 from tersor.models.network import Network
+from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.recipe.recipe import Structure
 from tersor.pipeline.structure import budget, staircase
 from tersor.pipeline.structure.coupling import Coupling, couple
 from tersor.pipeline.structure.elimination import total
 from tersor.pipeline.structure.nni_room import scores
 from tersor.pipeline.structure.search import Problem, pose, solve
-from tersor.pipeline.structure.stage import Images, counts_for, prune_channels, try_structure
+from tersor.pipeline.structure.stage import counts_for, prune_channels, try_structure
 from tersor.pipeline.structure.staircase import Setting, Staircase, layer_shapes, steps, sweep, widths_of
 from tersor.pipeline.structure.widths import Scores, Space, spaces_to_prune
 
@@ -30,7 +31,8 @@ def quiet(*_: object) -> None:
 
 def prune(net: Network, profiles: Path, **settings: object) -> tuple[Network, dict]:
     chosen = Structure(stage="structure", **settings)  # type: ignore[arg-type]
-    images = Images(RNG.standard_normal((16, *net.input_shape)).astype(np.float32), np.zeros(16, np.int64))
+    inputs = RNG.standard_normal((16, *net.input_shape)).astype(np.float32)
+    images = Images(torch.from_numpy(inputs), torch.zeros(16, dtype=torch.int64))
     counts = counts_for(chosen, net, net, profiles, quiet)
     return prune_channels(net, chosen, images, quiet, counts=counts)
 

@@ -220,7 +220,7 @@ def test_new_batch_norm_statistics_are_those_of_the_images() -> None:
     torch.manual_seed(0)
     module = make(batch_norm=True).module()
     images = torch.randn(300, 1, 8, 8)
-    reestimate_batch_norm(module, images.numpy(), batch_size=300)
+    reestimate_batch_norm(module, images, batch_size=300)
     with torch.no_grad():
         before = module.conv1[0](images)
     assert torch.allclose(module.conv1[1].running_mean, before.mean((0, 2, 3)), atol=1e-5)
