@@ -21,8 +21,6 @@ from tersor.pipeline.structure.stage import Images, counts_for, prune_channels, 
 from tersor.pipeline.structure.staircase import Setting, Staircase, layer_shapes, steps, sweep, widths_of
 from tersor.pipeline.structure.widths import Scores, Space, spaces_to_prune
 
-RNG = np.random.default_rng(0)
-
 
 def quiet(*_: object) -> None:
     """No progress."""
@@ -30,7 +28,8 @@ def quiet(*_: object) -> None:
 
 def prune(net: Network, profiles: Path, **settings: object) -> tuple[Network, dict]:
     chosen = Structure(stage="structure", **settings)  # type: ignore[arg-type]
-    images = Images(RNG.standard_normal((16, *net.input_shape)).astype(np.float32), np.zeros(16, np.int64))
+    inputs = np.random.default_rng(0).standard_normal((16, *net.input_shape)).astype(np.float32)
+    images = Images(inputs, np.zeros(16, np.int64))
     counts = counts_for(chosen, net, net, profiles, quiet)
     return prune_channels(net, chosen, images, quiet, counts=counts)
 
