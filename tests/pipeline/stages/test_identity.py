@@ -6,6 +6,7 @@ test says that it has to be classed. For each, values are tried until the recipe
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,10 +23,10 @@ from pydantic import BaseModel, ValidationError
 from tersor.errors import BadInput
 from tersor.files import digest_of
 from tersor.pipeline.data.load import load_data
-from tersor.pipeline.recipe.recipe import DataSettings, Recipe, Stage
-from tersor.pipeline.stages import environment
-from tersor.pipeline.stages.identity import stage_identity
-from tersor.pipeline.stages.table import STAGES
+from tersor.pipeline.recipe.recipe import KINDS, DataSettings, Recipe
+from tersor.pipeline.stages import identity as identities
+from tersor.pipeline.stages.identity import stage_identity, versions
+from tersor.pipeline.stages.table import STAGES, row_of
 
 Place = tuple[str, ...]
 Raw = dict[str, Any]
@@ -57,10 +58,7 @@ SAMPLES: dict[str, list[list[Raw]]] = {
     "vectors": [[TRAIN, {"stage": "vectors"}]],
 }
 """Kind of stage -> stages that end with it. Together they have all nested settings: those are not made up."""
-KINDS: dict[str, type[BaseModel]] = {
-    get_args(model.model_fields["stage"].annotation)[0]: model for model in get_args(get_args(Stage)[0])
-}
-VERSIONS = {"torch": "1"}
+LIBRARIES = {"torch": "1"}
 
 
 def recipe_of(stages: list[Raw]) -> Raw:
@@ -78,11 +76,13 @@ def identity(
     *,
     data: str = "data",
     before: str = "before",
-    versions: Mapping[str, str] = VERSIONS,
+    libraries: Mapping[str, str] = LIBRARIES,
 ) -> str:
     """The digest of a stage's identity; of the last stage, if not said otherwise."""
     recipe = Recipe.model_validate(raw)
-    return digest_of(stage_identity(recipe, index % len(recipe.stages), data, before, dict(versions)))
+    index %= len(recipe.stages)
+    version = row_of(recipe.stages[index]).version
+    return digest_of(stage_identity(recipe, index, version, data, before, libraries))
 
 
 def settings_in(model: type[BaseModel], place: Place = (), but: str = "") -> Iterator[tuple[Place, Any]]:
@@ -260,9 +260,9 @@ def test_data_libraries_and_what_came_before_decide_a_stages_result(kind: str) -
         identity(recipe),
         identity(recipe, data="other"),
         identity(recipe, before="other"),
-        identity(recipe, versions={}),
-        identity(recipe, versions={"torch": "2"}),
-        identity(recipe, versions={"torch": "1", "numpy": "1"}),
+        identity(recipe, libraries={}),
+        identity(recipe, libraries={"torch": "2"}),
+        identity(recipe, libraries={"torch": "1", "numpy": "1"}),
     }
     assert len(found) == 6
 
@@ -278,8 +278,8 @@ def test_the_same_stage_one_place_later_is_another_one(kind: str) -> None:
 def test_a_new_version_of_a_stage_makes_its_results_new(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = RECIPES[kind][0]
     before = identity(recipe)
-    version, run = STAGES[kind]
-    monkeypatch.setitem(STAGES, kind, (version + 1, run))
+    newer = dataclasses.replace(STAGES[kind], version=STAGES[kind].version + 1)
+    monkeypatch.setitem(STAGES, kind, newer)
     assert identity(recipe) != before
 
 
@@ -290,17 +290,17 @@ def test_another_version_of_a_library_makes_all_results_new(
     library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = RECIPES["train"][0]
-    real, before = environment._version, identity(recipe, versions=environment.versions())
-    assert identity(recipe, versions=environment.versions()) == before
-    monkeypatch.setattr(environment, "_version", lambda name: "0.0" if name == library else real(name))
-    assert identity(recipe, versions=environment.versions()) != before
+    real, before = identities._version, identity(recipe, libraries=versions())
+    assert identity(recipe, libraries=versions()) == before
+    monkeypatch.setattr(identities, "_version", lambda name: "0.0" if name == library else real(name))
+    assert identity(recipe, libraries=versions()) != before
 
 
 def test_another_instruction_set_makes_all_results_new(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = RECIPES["train"][0]
-    before = identity(recipe, versions=environment.versions())
+    before = identity(recipe, libraries=versions())
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "other")
-    assert identity(recipe, versions=environment.versions()) != before
+    assert identity(recipe, libraries=versions()) != before
 
 
 def test_other_weights_under_the_same_name_are_another_result(tmp_path: Path) -> None:
@@ -325,3 +325,27 @@ def test_another_factory_under_the_same_name_is_another_result(kind: str, tmp_pa
         file.write_text(source)
         found.append(identity(recipe))
     assert found[0] == found[2] != found[1]
+
+
+def test_a_stage_of_ones_own_is_decided_by_its_function_source_and_settings(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    source = """from pydantic import BaseModel
+class Mine(BaseModel):
+    amount: float = 0.5
+def one(network, settings: Mine):
+    return network
+other = one
+"""
+    file.write_text(source)
+    stage = {"stage": f"{file}:one"}
+    recipe = recipe_of([TRAIN, stage])
+    found = {
+        identity(recipe),
+        identity(recipe_of([TRAIN, {"stage": f"{file}:other"}])),
+        identity(recipe_of([TRAIN, {**stage, "amount": 0.6}])),
+    }
+    assert len(found) == 3
+    assert identity(recipe_of([TRAIN, {**stage, "amount": 0.5, "name": "named"}])) == identity(recipe)
+    before = identity(recipe)
+    file.write_text(source + "# as before, but who knows\n")
+    assert identity(recipe) != before
