@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from nets import make
+from timings import given_times
 
 from tersor.errors import BadInput
+from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing.layer_timing import LayerShape
 from tersor.models.cost import cost
 from tersor.models.network import Network
@@ -22,8 +24,6 @@ from tersor.pipeline.structure.stage import counts_for, prune_channels, try_stru
 from tersor.pipeline.structure.staircase import Setting, Staircase, layer_shapes, steps, sweep, widths_of
 from tersor.pipeline.structure.widths import Scores, Space, spaces_to_prune
 
-RNG = np.random.default_rng(0)
-
 
 def quiet(*_: object) -> None:
     """No progress."""
@@ -31,7 +31,7 @@ def quiet(*_: object) -> None:
 
 def prune(net: Network, profiles: Path, **settings: object) -> tuple[Network, dict]:
     chosen = Structure(stage="structure", **settings)  # type: ignore[arg-type]
-    inputs = RNG.standard_normal((16, *net.input_shape)).astype(np.float32)
+    inputs = np.random.default_rng(0).standard_normal((16, *net.input_shape)).astype(np.float32)
     images = Images(torch.from_numpy(inputs), torch.zeros(16, dtype=torch.int64))
     counts = counts_for(chosen, net, net, profiles, quiet)
     return prune_channels(net, chosen, images, quiet, counts=counts)
@@ -98,7 +98,10 @@ def test_an_impossible_budget_is_told_before_training(tmp_path: Path) -> None:
         try_structure(make(), settings, tmp_path)
 
 
-def test_a_speedup_is_searched_and_every_round_told(tmp_path: Path) -> None:
+def test_a_speedup_is_searched_and_every_round_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine where a layer takes a millisecond a million multiply-adds, a network one a 100 kB."""
+    monkeypatch.setattr(staircase, "time_layers", lambda shapes, **_: {s: s.macs / 1e6 for s in shapes})
+    monkeypatch.setattr(budget, "benchmark", given_times(lambda file: file.stat().st_size / 1e5))
     net = make("mnist", (1, 28, 28))
     small, details = prune(net, tmp_path, pruner="l1norm", search={"speedup": 1.5, "step": 16})
     told = details["search"]
@@ -106,6 +109,9 @@ def test_a_speedup_is_searched_and_every_round_told(tmp_path: Path) -> None:
     assert 1 <= len(told["rounds"]) <= 3
     assert all(r["predicted_ms"] > 0 and r["measured_ms"] > 0 for r in told["rounds"])
     assert told["allowed_ms"] == pytest.approx(told["baseline_ms"] / 1.5)
+    export_onnx(small, tmp_path / "small.onnx")
+    assert told["budget_met"]
+    assert (tmp_path / "small.onnx").stat().st_size / 1e5 <= told["allowed_ms"]
     assert list(tmp_path.glob("*.json"))  # the profile is kept
 
 

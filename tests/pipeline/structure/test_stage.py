@@ -18,12 +18,11 @@ from tersor.pipeline.structure.proof import masked, prove
 from tersor.pipeline.structure.stage import prune_channels
 from tersor.pipeline.structure.widths import kept_width
 
-RNG = np.random.default_rng(0)
-
 
 def pruned(net: Network, **settings: object) -> tuple[Network, dict[str, object]]:
-    inputs = RNG.standard_normal((70, *net.input_shape)).astype(np.float32)
-    images = Images(torch.from_numpy(inputs), torch.from_numpy(RNG.integers(0, len(net.classes), 70)))
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((70, *net.input_shape)).astype(np.float32)
+    images = Images(torch.from_numpy(inputs), torch.from_numpy(rng.integers(0, len(net.classes), 70)))
     chosen = Structure(stage="structure", **settings)  # type: ignore[arg-type]
     return prune_channels(net, chosen, images, lambda *_: None)
 
