@@ -7,6 +7,8 @@
 docs/python.md shows every name. Importing tersor imports nothing else: names are fetched when they are used.
 """
 
+from tersor.version import __version__
+
 TYPE_CHECKING = False  # typing's own costs four milliseconds
 if TYPE_CHECKING:
     from typing import Any
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from tersor.door import Network, Run, compress, deploy, study
     from tersor.pipeline.data.load import Data
     from tersor.pipeline.recipe.recipe import Recipe
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Bundle",
