@@ -7,7 +7,7 @@
 docs/python.md shows every name. Importing tersor imports nothing else: names are fetched when they are used.
 """
 
-from tersor.version import __version__
+from tersor.version import __version__ as __version__
 
 TYPE_CHECKING = False  # typing's own costs four milliseconds
 if TYPE_CHECKING:
