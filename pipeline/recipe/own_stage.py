@@ -21,7 +21,8 @@ class Own(StageSettings):
 
     The function takes `network` and, where it has parameters of these names, `settings` (annotated with a
     pydantic model), `data`, `seed`, `device`, `baseline` and `tell`; it returns the network, or the network
-    and a dict of what it has to tell. Its settings stand in the recipe beside `stage` and `name`.
+    and a dict of what it has to tell. Its settings stand in the recipe beside `stage` and `name`. Before the
+    training it is tried on the fresh network and a few images; `function.rehearse = False` leaves that out.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -36,8 +37,7 @@ class Own(StageSettings):
         plain = checked.model_dump(mode="json") if checked is not None else {}
         object.__setattr__(self, "__pydantic_extra__", plain)
         if not self.name:
-            name = self.stage.rpartition(":")[2].lower().replace("_", "-").strip("-")
-            object.__setattr__(self, "__dict__", {**self.__dict__, "name": name})
+            object.__setattr__(self, "__dict__", {**self.__dict__, "name": name_of(self.stage)})
             self.__pydantic_fields_set__.add("name")
         return self
 
@@ -96,6 +96,11 @@ def checked_settings(place: str, given: dict[str, Any]) -> BaseModel | None:
                 todo=f"Did you mean {near[0]!r}?" if near else None,
             )
     return None if model is None else model.model_validate(given)
+
+
+def name_of(stage: str) -> str:
+    """What a stage of the user's is called where the recipe does not say: as its function."""
+    return stage.rpartition(":")[2].lower().replace("_", "-").strip("-")
 
 
 def is_own(stage: str) -> bool:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from tersor.errors import BadInput
 from tersor.files import write_whole
+from tersor.pipeline.recipe.own_stage import is_own, name_of
 from tersor.pipeline.recipe.recipe import KINDS, OWN, Recipe
 
 
@@ -131,7 +132,8 @@ def _settings_in(raw: Mapping[str, Any], key: str, override: str) -> dict[str, A
 
 
 def _stage_name(stage: Mapping[str, Any]) -> str:
-    return str(stage.get("name") or stage.get("stage"))
+    kind = str(stage.get("stage"))
+    return str(stage.get("name") or (name_of(kind) if is_own(kind) else kind))
 
 
 def explain(
