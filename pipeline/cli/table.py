@@ -1,6 +1,7 @@
 """`tersor table`: the tables of the five reports beside ours."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,53 +24,92 @@ FastOption = Annotated[bool, typer.Option("--fast", help="The small variant: min
 OutOption = Annotated[Path | None, typer.Option(help="Write the table as Markdown there.")]
 
 
-@app.command()
-def r1(
-    data: DataOption = None,
-    runs: RunsOption = RUNS,
-    fast: FastOption = False,
-    out: OutOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """R1's pruning tables: LeNet, all layers and one at a time, without retraining."""
-    from tersor.pipeline.reports import r1 as report
+@dataclass(frozen=True)
+class Table:
+    """A report's table that studies make.
 
-    rows, text = report.make_table(data, runs, fast=fast, quiet=quiet)
-    _tell("r1", "Report R1's table", rows, text, out, as_json)
+    name: of the command, and of docs/table-<name>.md; help: of the command; title: of the page.
+    picture: what the picture beside the page shows; None: it has none.
+    """
+
+    name: str
+    help: str
+    title: str
+    picture: str | None = None
+
+    def make(self, data: Path | None, runs: Path, fast: bool, quiet: bool) -> tuple[Any, str]:
+        """Rows and Markdown."""
+        if self.name.endswith("-bits"):
+            from tersor.pipeline.reports import bits
+
+            return bits.make_table(self.name.removesuffix("-bits"), data, runs, fast=fast, quiet=quiet)
+        from importlib import import_module
+
+        report = import_module(f"tersor.pipeline.reports.{self.name}")
+        return report.make_table(data, runs, fast=fast, quiet=quiet)
+
+    def draw(self, rows: Any, path: Path) -> None:
+        """The picture."""
+        from tersor.pipeline.reports import bits, r2
+
+        if self.name.endswith("-bits"):
+            report = bits.REPORTS[self.name.removesuffix("-bits")]
+            bits.draw(rows, f"{report.title}: {self.picture}", path)
+        else:
+            r2.draw(rows, path)
 
 
-@app.command()
-def r2(
-    data: DataOption = None,
-    runs: RunsOption = RUNS,
-    fast: FastOption = False,
-    out: OutOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """R2's pruning and sharing tables: VGG16-half, no retraining; a picture beside the table."""
-    from tersor.pipeline.reports import r2 as report
+TABLES = (
+    Table(
+        "r1",
+        "R1's pruning tables: LeNet, all layers and one at a time, without retraining.",
+        "Report R1's table",
+    ),
+    Table(
+        "r2",
+        "R2's pruning and sharing tables: VGG16-half, no retraining; a picture beside the table.",
+        "Report R2's table",
+        "accuracy against sparsity",
+    ),
+    Table(
+        "r3", "R3's first grid: 72 networks on Fashion-MNIST, by accuracy and by time.", "Report R3's table"
+    ),
+    Table(
+        "r1-bits",
+        "R1's quantization table; --out draws the curves beside it (.png).",
+        "Report R1's quantization table",
+        "accuracy by bits",
+    ),
+    Table(
+        "r4-bits",
+        "R4's quantization tables; --out draws the curves beside them (.png).",
+        "Report R4's quantization table",
+        "accuracy by bits",
+    ),
+)
 
-    rows, text = report.make_table(data, runs, fast=fast, quiet=quiet)
-    text += _picture(out, "accuracy against sparsity", lambda path: report.draw(rows, path))
-    _tell("r2", "Report R2's table", rows, text, out, as_json)
+
+def _command(table: Table) -> Callable[..., None]:
+    def command(
+        data: DataOption = None,
+        runs: RunsOption = RUNS,
+        fast: FastOption = False,
+        out: OutOption = None,
+        as_json: JsonOption = False,
+        quiet: QuietOption = False,
+    ) -> None:
+        rows, text = table.make(data, runs, fast, quiet)
+        if out is not None and table.picture is not None:
+            text += _picture(out, table.picture, lambda path: table.draw(rows, path))
+        if out is not None:
+            _write(out, f"# {table.title}\n\nMade by `make table REPORT={table.name} DATA=...`.\n\n{text}")
+        print_json(rows) if as_json else typer.echo(text)
+
+    return command
 
 
-@app.command()
-def r3(
-    data: DataOption = None,
-    runs: RunsOption = RUNS,
-    fast: FastOption = False,
-    out: OutOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """R3's first grid: 72 networks on Fashion-MNIST, by accuracy and by time."""
-    from tersor.pipeline.reports import r3 as report
-
-    rows, text = report.make_table(data, runs, fast=fast, quiet=quiet)
-    _tell("r3", "Report R3's table", rows, text, out, as_json)
+for _table in TABLES:
+    app.command(_table.name, help=_table.help)(_command(_table))
 
 
 @app.command()
@@ -86,32 +126,6 @@ def r5(
 
     rows = report.make_table(data, runs, overrides or [], out, quiet=quiet)
     print_json(rows) if as_json else report.print_table(rows)
-
-
-@app.command("r1-bits")
-def r1_bits(
-    data: DataOption = None,
-    runs: RunsOption = RUNS,
-    fast: FastOption = False,
-    out: OutOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """R1's quantization table; --out draws the curves beside it (.png)."""
-    _bits("r1", data, runs, fast, out, as_json, quiet)
-
-
-@app.command("r4-bits")
-def r4_bits(
-    data: DataOption = None,
-    runs: RunsOption = RUNS,
-    fast: FastOption = False,
-    out: OutOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """R4's quantization tables; --out draws the curves beside them (.png)."""
-    _bits("r4", data, runs, fast, out, as_json, quiet)
 
 
 @app.command()
@@ -133,33 +147,14 @@ def networks(
     print_json(rows) if as_json else typer.echo(text)
 
 
-def _bits(
-    name: str, data: Path | None, runs: Path, fast: bool, out: Path | None, as_json: bool, quiet: bool
-) -> None:
-    from tersor.pipeline.reports import bits as report
-
-    rows, text = report.make_table(name, data, runs, fast=fast, quiet=quiet)
-    title = f"{report.REPORTS[name].title}: accuracy by bits"
-    text += _picture(out, "accuracy by bits", lambda path: report.draw(rows, title, path))
-    _tell(f"{name}-bits", f"Report {name.upper()}'s quantization table", rows, text, out, as_json)
-
-
-def _picture(out: Path | None, words: str, draw: Callable[[Path], None]) -> str:
+def _picture(out: Path, words: str, draw: Callable[[Path], None]) -> str:
     """Draw beside the table that goes to `out`; returns what shows the picture there."""
     from tersor.files import made_folder
 
-    if out is None:
-        return ""
     picture = out.with_suffix(".png")
     with made_folder(picture.parent):
         draw(picture)
     return f"\n![{words}]({picture.name})\n"
-
-
-def _tell(name: str, title: str, rows: Any, text: str, out: Path | None, as_json: bool) -> None:
-    if out is not None:
-        _write(out, f"# {title}\n\nMade by `make table REPORT={name} DATA=...`.\n\n{text}")
-    print_json(rows) if as_json else typer.echo(text)
 
 
 def _write(out: Path, text: str) -> None:

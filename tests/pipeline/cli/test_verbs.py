@@ -14,7 +14,7 @@ from tersor.pipeline.cli.main import app
 GROUPS = {
     "look": ["cost", "weights", "sensitivity", "predictions", "influence", "channels"],
     "lesson": ["shrink", "collapse", "gemm", "sparse-linear"],
-    "table": ["r1", "r2", "r3", "r5", "r1-bits", "r4-bits", "networks"],
+    "table": ["r1", "r2", "r3", "r1-bits", "r4-bits", "r5", "networks"],
     "kept": ["add", "check"],
     "recipe": ["settings", "schema", "plan"],
 }
