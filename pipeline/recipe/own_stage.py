@@ -36,8 +36,7 @@ class Own(StageSettings):
         plain = checked.model_dump(mode="json") if checked is not None else {}
         object.__setattr__(self, "__pydantic_extra__", plain)
         if not self.name:
-            name = self.stage.rpartition(":")[2].lower().replace("_", "-").strip("-")
-            object.__setattr__(self, "__dict__", {**self.__dict__, "name": name})
+            object.__setattr__(self, "__dict__", {**self.__dict__, "name": name_of(self.stage)})
             self.__pydantic_fields_set__.add("name")
         return self
 
@@ -96,6 +95,11 @@ def checked_settings(place: str, given: dict[str, Any]) -> BaseModel | None:
                 todo=f"Did you mean {near[0]!r}?" if near else None,
             )
     return None if model is None else model.model_validate(given)
+
+
+def name_of(place: str) -> str:
+    """What a stage of the user's is called where the recipe does not say: as its function is."""
+    return place.rpartition(":")[2].lower().replace("_", "-").strip("-")
 
 
 def is_own(stage: str) -> bool:
