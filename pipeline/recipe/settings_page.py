@@ -17,8 +17,9 @@ LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_
 HEAD = """# Settings
 
 Every setting of a recipe, with its default; written by `tersor recipe settings`. Unknown keys are errors,
-with a suggestion. `--set stage.setting=value` (`SET=` in make) changes one, by the stage's `name`. `tersor recipe
-plan` shows what would be done and what is cached; `tersor recipe schema` is for editors.
+with a suggestion. `--set stage.setting=value` (`SET=` in make) changes one, by the stage's `name`;
+`base: other.yaml` makes [one recipe from another](how-it-works.md#one-recipe-from-another).
+`tersor recipe plan` shows what would be done and what is cached; `tersor recipe schema` is for editors.
 
 Exit codes: 0 all is well; 1 failed for a reason of its own (a training that diverged, a fault of tersor);
 2 bad input; 3 a claim or gate does not hold; 4 something asked for is not there (a GPU, disk space);
