@@ -1,6 +1,5 @@
 """One recipe from another: a file says `base: other.yaml` and what is different."""
 
-import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,9 +40,9 @@ class Written:
                 wanted="a list of stages, or `base:` and the recipe whose stages are to be changed",
                 where=f"{path}, stages",
             )
-        for path, own in reversed(self.files[:-1]):
+        for path, own in self.files[:-1]:
             merged = _over(merged, own, str(path))
-        return copy.deepcopy(merged)  # overrides are written into it
+        return merged
 
     def where(self, place: Sequence[Any]) -> str:
         """The file in which the value at a place of the merged recipe stands, and the place; else all files.
