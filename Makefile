@@ -15,8 +15,9 @@ INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.tx
 OPTIONS = $(if $(DATA),--data "$(DATA)") $(foreach s,$(SET),--set '$(s)')
 
 STUDY ?= studies/sparsity-sweep.yaml
+REPORT ?= r1
 
-.PHONY: help setup compress deploy benchmark report verify study table-r1 table-r2 table-r3 table-r5 table-r1-bits table-r4-bits table-structure profile verify-results test test-cluster lint clean
+.PHONY: help setup compress deploy benchmark report verify study table profile verify-results test test-cluster lint clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -56,32 +57,14 @@ verify: $(READY) ## re-check every claim of a bundle from its files (BUNDLE, DAT
 study: $(READY) ## run a study (STUDY=studies/x.yaml, DATA, FAST=1)
 	@$(BIN)/tersor study $(STUDY) $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast)
 
-table-r1: $(READY) ## report R1's pruning tables beside ours (DATA: folder with CIFAR-10, FAST=1)
-	@$(BIN)/tersor table-r1 $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-r1.md)
-
-table-r2: $(READY) ## report R2's pruning and sharing tables beside ours (DATA: folder with CIFAR-10, FAST=1)
-	@$(BIN)/tersor table-r2 $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-r2.md)
-
-table-r3: $(READY) ## report R3's grid of 72 networks beside ours (DATA: folder with Fashion-MNIST, FAST=1)
-	@$(BIN)/tersor table-r3 $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-r3.md)
-
-table-r5: $(READY) ## report R5's table beside ours (DATA: folder with MNIST)
-	@$(BIN)/tersor table-r5 --data "$(DATA)" --out docs/table-r5.md
+table: $(READY) ## make a table of docs/ anew (REPORT=r1|r2|r3|r5|r1-bits|r4-bits|networks, DATA, FAST=1)
+	@$(BIN)/tersor table $(REPORT) $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-$(REPORT).md)
 
 profile: $(READY) ## latency against width of a recipe's layers on this machine (RECIPE, DATA)
 	@$(BIN)/tersor profile $(RECIPE) $(if $(DATA),--data "$(DATA)")
 
-table-structure: $(READY) ## prune, prove, export and time fifteen networks (half an hour)
-	@$(BIN)/tersor table-structure --out docs/table-structure.md
-
-table-r1-bits: $(READY) ## report R1's quantization table beside ours (DATA: folder with CIFAR-10, FAST=1)
-	@$(BIN)/tersor table-bits r1 $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-r1-bits.md)
-
-table-r4-bits: $(READY) ## report R4's quantization tables beside ours (DATA: folder with CIFAR-10, FAST=1)
-	@$(BIN)/tersor table-bits r4 $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-r4-bits.md)
-
 verify-results: $(READY) ## measure bytes and accuracy of results/ again, without training (DATA)
-	@$(BIN)/tersor verify-results $(if $(DATA),--data "$(DATA)")
+	@$(BIN)/tersor kept check $(if $(DATA),--data "$(DATA)")
 
 test: $(DEV) ## run all tests, on up to four cores
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile

@@ -23,7 +23,7 @@ app = application("What may stand in a recipe, and what one would do.")
 @app.command()
 def settings(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Print every setting of a recipe with its default, as Markdown (docs/settings.md)."""
-    from tersor.pipeline.recipe.recipe import recipe_schema
+    from tersor.pipeline.recipe.schema import recipe_schema
     from tersor.pipeline.show.settings_page import settings_page
 
     print_json(recipe_schema()) if as_json else typer.echo(settings_page(), nl=False)
@@ -32,7 +32,7 @@ def settings(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
 @app.command()
 def schema(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Print the JSON schema of recipes, for editors that complete and check YAML by it."""
-    from tersor.pipeline.recipe.recipe import recipe_schema
+    from tersor.pipeline.recipe.schema import recipe_schema
 
     print_json(recipe_schema())
 

@@ -1,4 +1,4 @@
-"""The picture of `tersor collapse`: accuracy without each neuron in turn, a panel a way of rebuilding."""
+"""The picture of `tersor lesson collapse`: accuracy without each neuron, a panel a way of rebuilding."""
 
 from collections.abc import Sequence
 from pathlib import Path

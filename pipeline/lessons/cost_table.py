@@ -1,4 +1,4 @@
-"""`tersor cost`: what a finished run's network costs, layer by layer, before and after; Markdown and JSON."""
+"""`tersor look cost`: what a network costs, layer by layer, before and after; Markdown and JSON."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

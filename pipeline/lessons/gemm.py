@@ -79,7 +79,7 @@ def run_lesson(
             "the network has no convolution that one matrix product could do",
             got=network.definition,
             wanted="a Conv2d of one group",
-            where="gemm-lesson",
+            where="lesson gemm",
         )
     found = list[Lesson]()
     with Reporter([(part, 3.0) for part in (NETWORK, *inputs)], quiet=quiet) as reporter:
@@ -217,7 +217,7 @@ def check_same(part: str, differences: Mapping[str, float]) -> None:
                 f"{way} does not compute what Conv2d does",
                 got=f"an output that differs by {difference:.3g}",
                 wanted=f"at most {BOUND:g}",
-                where=f"gemm-lesson, {part}",
+                where=f"lesson gemm, {part}",
             )
 
 

@@ -1,4 +1,4 @@
-"""The picture of `tersor influence`: predicted against measured influence, a panel a layer."""
+"""The picture of `tersor look influence`: predicted against measured influence, a panel a layer."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`tersor influence`: the channels of a run's network, predicted and measured; table, JSON, picture."""
+"""`tersor look influence`: the channels of a run's network, predicted and measured; table, JSON, picture."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`tersor sensitivity`: the layers of a finished run's network, one at a time, on the validation split."""
+"""`tersor look sensitivity`: the layers of a run's network, one at a time, on the validation split."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The picture of `tersor shrink`: a column a layer, accuracy after each removal and after its fine-tuning."""
+"""The picture of `tersor lesson shrink`: a column a layer, accuracy after each removal and fine-tuning."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

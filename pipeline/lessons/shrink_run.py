@@ -1,4 +1,4 @@
-"""`tersor shrink`: R3's channel-by-channel pruning of a finished run's network, its table beside R3's."""
+"""`tersor lesson shrink`: R3's channel-by-channel pruning of a run's network, its table beside R3's."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

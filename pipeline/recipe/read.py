@@ -11,12 +11,12 @@ from pydantic import BaseModel, ValidationError
 
 from tersor.errors import BadInput
 from tersor.files import write_whole
-from tersor.pipeline.recipe.own_stage import is_own, name_of
+from tersor.pipeline.recipe.base import Written, did_you_mean, read_written, spot_in, stages_by_name
 from tersor.pipeline.recipe.recipe import KINDS, OWN, Recipe
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = (), data: Path | None = None) -> Recipe:
-    """Read a recipe.
+    """Read a recipe, and the base that it names with `base:`.
 
     Args:
         path: a YAML file.
@@ -25,29 +25,19 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), data: Path | None = N
         data: what DATA= or --data says; for a recipe on digits it means an image folder.
 
     Raises:
-        BadInput: missing file, no YAML, unknown key (with a suggestion), wrong type or value.
+        BadInput: missing file or base, no YAML, unknown key (with a suggestion), wrong type or value.
     """
     if not path.is_file():
         near = difflib.get_close_matches(str(path), [str(p) for p in Path("recipes").rglob("*.yaml")], 1)
         raise BadInput(
             "the recipe is missing", where=path, todo=f"Did you mean {near[0]}?" if near else "Check RECIPE="
         )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(
-            "the recipe is not readable as YAML",
-            got=_yaml_words(error),
-            where=path,
-            todo="Mend the line; recipes/ has examples",
-        ) from error
-    if not isinstance(raw, dict):
-        raise BadInput("the recipe is empty or no mapping", got=type(raw).__name__, where=path)
-    return parse_recipe(raw, str(path), overrides, data)
+    written = read_written(path)
+    return parse_recipe(written.merged(), written, overrides, data)
 
 
 def parse_recipe(
-    raw: Mapping[str, Any], where: str, overrides: Sequence[str] = (), data: Path | None = None
+    raw: Mapping[str, Any], where: str | Written, overrides: Sequence[str] = (), data: Path | None = None
 ) -> Recipe:
     """Check plain data and turn it into a Recipe.
 
@@ -62,7 +52,7 @@ def parse_recipe(
     given = copy.deepcopy(dict(raw))
     for override in overrides:
         _apply(given, override)
-    if data is not None:
+    if data is not None and isinstance(given.get("data") or {}, dict):
         given["data"] = _with_path(given.get("data") or {}, data)
     try:
         return Recipe.model_validate(given)
@@ -105,7 +95,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise BadInput("an override's value is not YAML", got=text, where=f"--set {key}") from error
     target: Any = raw
     if len(parts) > 1:
-        stages = {_stage_name(s): s for s in raw.get("stages") or [] if isinstance(s, dict)}
+        stages = stages_by_name(raw.get("stages"))
         head, sections = parts.pop(0), {k: v for k, v in Recipe.model_fields.items() if k != "stages"}
         if head in stages:
             target = stages[head]
@@ -116,7 +106,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
                 f"nothing in the recipe is called {head!r}",
                 wanted=f"a stage ({', '.join(stages)}) or a section ({', '.join(sections)})",
                 where=f"--set {override}",
-                todo=_did_you_mean(head, [*stages, *sections]),
+                todo=did_you_mean(head, [*stages, *sections]),
             )
     for part in parts[:-1]:
         target[part] = _settings_in(target, part, override)
@@ -131,27 +121,24 @@ def _settings_in(raw: Mapping[str, Any], key: str, override: str) -> dict[str, A
     return dict(inner or {})
 
 
-def _stage_name(stage: Mapping[str, Any]) -> str:
-    kind = str(stage.get("stage"))
-    return str(stage.get("name") or (name_of(kind) if is_own(kind) else kind))
-
-
 def explain(
-    error: ValidationError, raw: Mapping[str, Any], where: str, root: type[BaseModel] = Recipe
+    error: ValidationError, raw: Mapping[str, Any], where: str | Written, root: type[BaseModel] = Recipe
 ) -> BadInput:
     """Turn pydantic's first error into one for people: the place, what is allowed, what was meant."""
     # the most telling first: a misspelt key also makes the right one missing, a union tries every form
     telling = {"value_error": 0, "extra_forbidden": 1}
     first = min(error.errors(), key=lambda e: telling.get(e["type"], 2))
     place = [p for p in first["loc"] if not _is_tag(p, first["loc"])]
-    spot = ".".join(str(p) for p in place) or "the recipe"
+    at = where.where(place) if isinstance(where, Written) else spot_in(where, place)
     if first["type"] == "extra_forbidden":
         known = _known_keys(place, raw, root)
+        if isinstance(where, Written) and len(place) == 1:
+            known.append("base")
         return BadInput(
             f"unknown key {str(place[-1])!r}",
-            where=f"{where}, {spot}",
+            where=at,
             wanted=f"one of {', '.join(known)}" if known else None,
-            todo=_did_you_mean(str(place[-1]), known),
+            todo=did_you_mean(str(place[-1]), known),
         )
     if first["type"] == "union_tag_invalid":
         kinds = (*KINDS, OWN)
@@ -159,32 +146,24 @@ def explain(
         return BadInput(
             f"there is no stage {got!r}",
             wanted=f"one of {', '.join(kinds)}",
-            where=f"{where}, {spot}",
-            todo=_did_you_mean(got, kinds),
+            where=at,
+            todo=did_you_mean(got, kinds),
         )
     if first["type"] == "value_error":  # our own words, whole as they are
-        return BadInput(first["msg"].removeprefix("Value error, "), where=f"{where}, {spot}")
+        return BadInput(first["msg"].removeprefix("Value error, "), where=at)
     if first["type"] == "union_tag_not_found":
         return BadInput(
             "a stage does not say what it is",
             got=repr(first["input"])[:120],
             wanted=f"`stage:` and one of {', '.join((*KINDS, OWN))}",
-            where=f"{where}, {spot}",
+            where=at,
         )
     return BadInput(
         "the recipe has a wrong value",
         got=repr(first["input"])[:120],
         wanted=first["msg"].removeprefix("Input should be "),
-        where=f"{where}, {spot}",
+        where=at,
     )
-
-
-def _yaml_words(error: yaml.YAMLError | UnicodeDecodeError) -> str:
-    """What is wrong and in which line."""
-    mark = getattr(error, "problem_mark", None)
-    words = getattr(error, "problem", None) or str(error)
-    place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return " ".join(words.split()) + place
 
 
 def _is_tag(part: Any, loc: tuple[Any, ...]) -> bool:
@@ -204,8 +183,3 @@ def _known_keys(place: Sequence[Any], raw: Mapping[str, Any], root: type[BaseMod
             field = getattr(model, "model_fields", {}).get(part)
             model = field.annotation if field else None
     return list(getattr(model, "model_fields", {}))
-
-
-def _did_you_mean(got: str, known: Sequence[str]) -> str | None:
-    near = difflib.get_close_matches(got, known, 1, 0.5)
-    return f"Did you mean {near[0]!r}?" if near else None

@@ -332,10 +332,3 @@ class Recipe(Settings):
         return self.model_dump(
             mode="json", exclude={"deploy": True, "gates": True, "name": True, "data": {"path"}}
         )
-
-
-def recipe_schema() -> dict[str, Any]:
-    """The JSON schema of recipes as they are written: with `base:`, and stages by name beside it."""
-    schema = Recipe.model_json_schema()
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    return schema

@@ -77,7 +77,7 @@ def make_table(
     from tersor.pipeline.study.run import run_study
 
     if name not in REPORTS:
-        raise BadInput("no such report", got=name, wanted=", ".join(REPORTS), where="table-bits")
+        raise BadInput("no such report", got=name, wanted=", ".join(REPORTS), where="table")
     records: list[dict[str, Any]] = []
     for path in REPORTS[name].studies:
         study = read_study(Path(path), fast=fast)

@@ -161,7 +161,8 @@ def markdown(rows: Sequence[dict[str, Any]], pixels: int) -> str:
         "# Structural pruning of many networks",
         "",
         "Random weights and BatchNorm statistics, one thread, batch 1, ImageNet networks at "
-        f"{pixels}x{pixels} pixels; made by `tersor table-structure`. Differences: the largest of any logit.",
+        f"{pixels}x{pixels} pixels; made by `make table REPORT=networks`. "
+        "Differences: the largest of any logit.",
         "",
         markdown_table(COLUMNS, map(_cells, rows)),
     ]

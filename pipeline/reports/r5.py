@@ -184,7 +184,7 @@ def markdown(rows: Sequence[Row]) -> str:
         [heading for heading, _ in columns], ([cell(row) for _, cell in columns] for row in plain)
     )
     missing = [f"Not measured: {target}: {why}." for target, why in rows[0].not_measured.items()]
-    head = "# Report R5's table\n\nMade by `make table-r5 DATA=...`.\n\n"
+    head = "# Report R5's table\n\nMade by `make table REPORT=r5 DATA=...`.\n\n"
     return head + "\n\n".join([table, NOTE, *missing]) + "\n"
 
 

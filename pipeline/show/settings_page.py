@@ -20,7 +20,8 @@ LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_
 HEAD = """# Settings
 
 Every setting of a recipe, with its default; written by `tersor recipe settings`. Unknown keys are errors,
-with a suggestion. `--set stage.setting=value` (`SET=` in make) changes one, by the stage's `name`.
+with a suggestion. `--set stage.setting=value` (`SET=` in make) changes one, by the stage's `name`;
+`base: other.yaml` makes [one recipe from another](how-it-works.md#one-recipe-from-another).
 `tersor recipe plan` shows what would be done and what is cached; `tersor recipe schema` is for editors.
 
 Exit codes: 0 all is well; 1 failed for a reason of its own (a training that diverged, a fault of tersor);

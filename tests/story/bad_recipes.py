@@ -82,6 +82,27 @@ CASES = [
         with_file("recipes/tiny.yaml", "", lambda _: ["compress", "recipes/tinny.yaml"]),
     ),
     Case(
+        "base missing",
+        2,
+        (
+            "the base of the recipe is missing",
+            "Got tinny.yaml",
+            "part.yaml, base",
+            "Did you mean 'tiny.yaml'?",
+        ),
+        with_file(
+            "part.yaml",
+            "base: tinny.yaml\n",
+            with_file("tiny.yaml", "name: tiny\n", lambda _: ["compress", "part.yaml"]),
+        ),
+    ),
+    Case(
+        "recipe that is its own base",
+        2,
+        ("leads back", "Got part.yaml -> part.yaml", "part.yaml, base"),
+        with_file("part.yaml", "base: part.yaml\n", lambda _: ["compress", "part.yaml"]),
+    ),
+    Case(
         "recipe is a folder",
         2,
         ("the recipe is missing", "Where: runs"),

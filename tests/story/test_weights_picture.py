@@ -1,4 +1,4 @@
-"""`tersor weights` draws a finished run and tells what it cannot draw."""
+"""`tersor look weights` draws a finished run and tells what it cannot draw."""
 
 import json
 from pathlib import Path

@@ -24,6 +24,12 @@ def test_shipped_recipes_are_valid_and_named_for_their_file(path: Path) -> None:
     assert recipe.name.removeprefix("mnist-") == path.stem
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_shipped_recipes_say_their_name_in_a_line_of_their_own_which_make_reads(path: Path) -> None:
+    lines = [line.partition("#")[0].rstrip() for line in path.read_text().splitlines()]
+    assert f"name: {read_recipe(path).name}" in lines
+
+
 def test_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
     recipe = read_recipe(RECIPES[0])
     write_recipe(recipe, tmp_path / "resolved.yaml")
