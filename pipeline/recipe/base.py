@@ -40,7 +40,7 @@ class Written:
                 wanted="a list of stages, or `base:` and the recipe whose stages are to be changed",
                 where=f"{path}, stages",
             )
-        for path, own in self.files[:-1]:
+        for path, own in reversed(self.files[:-1]):
             merged = _over(merged, own, str(path))
         return merged
 
