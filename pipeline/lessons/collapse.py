@@ -149,9 +149,8 @@ def _accuracies(
         for number, (name, way) in enumerate(REBUILDS.items()):
             tell((done + number / len(REBUILDS)) * BATCH / (len(images) + BATCH), name.replace("_", " "))
             for gone in range(wired.width):
-                weight, bias, column = _parts(network, wired, way, gone, order).values()
-                layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
-                after.weight = nn.Parameter(column)
+                parts = _parts(network, wired, way, gone, order).values()
+                layer.weight, layer.bias, after.weight = (nn.Parameter(p, requires_grad=False) for p in parts)
                 right_ones[name][gone] += int((prefix.finish().argmax(1) == labels).sum())
     return {name: tuple(n / len(images) for n in hits) for name, hits in right_ones.items()}
 
