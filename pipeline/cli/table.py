@@ -98,6 +98,7 @@ def _command(table: Table) -> Callable[..., None]:
         as_json: JsonOption = False,
         quiet: QuietOption = False,
     ) -> None:
+        """What the table's `help` says."""
         rows, text = table.make(data, runs, fast, quiet)
         if out is not None and table.picture is not None:
             text += _picture(out, table.picture, lambda path: table.draw(rows, path))

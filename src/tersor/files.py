@@ -36,10 +36,14 @@ def written_aside(path: Path) -> Iterator[Path]:
     """A hidden name beside `path` to write to; at the end that file takes the place of `path` in one step.
 
     After an error it is removed, and `path` is as it was. Two processes that write the same file do not meet.
+    A device or a pipe, such as /dev/stdout, is written to as it is.
 
     Raises:
         OSError: the file cannot be written.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield aside
