@@ -133,6 +133,10 @@ def test_every_package_says_what_belongs_in_it(package: Path) -> None:
     text = (package / "README.md").read_text()
     for word in ("Enters", "Leaves", "Imports", "Never"):
         assert f"**{word}**" in text, f"{package.name}/README.md does not say: {word}"
+    for file in package.glob("*.py"):
+        assert file.stem in ("__init__", "__main__") or f"`{file.stem}" in text or f"{file.stem}`" in text, (
+            file.name
+        )
 
 
 def test_every_public_function_class_and_method_has_a_docstring() -> None:
