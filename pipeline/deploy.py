@@ -6,13 +6,14 @@ the test split; this does, once per file. `export` is handed plain files, arrays
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from tersor.errors import ClaimBroken, Unavailable
 from tersor.export.bundle import folder as bundle
 from tersor.export.bundle.advice import advise
+from tersor.export.bundle.manifest import Manifest
 from tersor.export.timing import providers
 from tersor.files import writing
 from tersor.pipeline.data.load import Data, data_of
@@ -35,7 +36,7 @@ def deploy(
     data: Data | None = None,
     require: Sequence[str] = (),
     quiet: bool = False,
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, Manifest]:
     """Make, measure and ship the files of a finished run; returns the bundle's folder and manifest.
 
     Args:
@@ -65,18 +66,18 @@ def deploy(
         Reporter(steps(recipe), quiet=quiet) as reporter,
     ):
         with reporter.step() as tell:
-            files, skipped, notes = make_files(recipe, run, work, data, tell)
+            files, skipped, int8 = make_files(recipe, run, work, data, tell)
         with reporter.step() as tell:
             shipped = measure_files(files, run, work, data, tell)
         with reporter.step() as tell:
             latency = time_files(recipe, shipped, data, [t for t, _ in not_measured], tell)
-        stages = [stage.to_json() for stage in run.stages]
-        manifest = make_manifest(recipe, data, shipped, latency, not_measured + skipped, stages)
-        manifest |= notes | {"advice": advise(manifest["artifacts"], recipe.deploy.targets)}
-        manifest["confusion"] = confusions(data, shipped)
-        broken = gates.broken(manifest["gates"])
+        manifest = make_manifest(recipe, data, shipped, latency, not_measured + skipped, run.stages)
+        advice = tuple(advise(manifest.artifacts, recipe.deploy.targets))
+        manifest = replace(manifest, int8=int8, advice=advice, confusion=confusions(data, shipped))
+        broken = gates.broken(manifest.gates or ())
         with reporter.step() as tell, writing(dist):
-            write_report(work / "report.html", manifest, stages, manifest["confusion"])
+            told, stages = manifest.to_json(), [stage.to_json() for stage in run.stages]
+            write_report(work / "report.html", told, stages, told["confusion"])
             (work / "README.md").write_text(bundle.model_card(manifest), encoding="utf-8")
             target = run.rejected if broken else target
             contents = {path.name: path for path in sorted(work.iterdir())}
@@ -143,7 +144,8 @@ def rewrite_report(folder: Path) -> Path:
     manifest = bundle.read_manifest(folder)
     with TemporaryDirectory() as temporary:
         page = Path(temporary) / "report.html"
-        write_report(page, manifest, manifest.get("stages", []), manifest.get("confusion"))
+        told = manifest.to_json()
+        write_report(page, told, manifest.stages or (), told.get("confusion"))
         kept = {p.name: p for p in folder.iterdir() if p.name not in (bundle.MANIFEST, bundle.SUMS)}
         bundle.write_bundle(folder, {**kept, "report.html": page}, manifest)
     return folder / "report.html"

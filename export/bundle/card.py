@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tersor.export.bundle.manifest import Latency, Manifest, needed
+
 _NO_VERSIONS = {"cpu", "model", "system", "device"}
 
 
-def model_card(manifest: Mapping[str, Any]) -> str:
+def model_card(manifest: Manifest) -> str:
     """Markdown: what it is, its files, how to run it, how it was made, what was not measured.
 
     Args:
-        manifest: the bundle's manifest; parts that are missing are left out, never guessed.
+        manifest: the bundle's; parts that are missing are left out, never guessed.
     """
     parts = [
         _title(manifest),
@@ -24,59 +26,59 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _title(manifest: Mapping[str, Any]) -> str:
-    classes = manifest.get("classes", [])
-    shape = " x ".join(map(str, manifest["input"]["shape"]))
-    ratio = manifest["compression_ratio"]
+def _title(manifest: Manifest) -> str:
+    classes = manifest.classes or ()
+    shape = " x ".join(map(str, manifest.input.shape))
+    ratio = manifest.compression_ratio
     lines = [
-        f"# {manifest['name']}",
-        f"An image classifier with {len(classes)} classes ({', '.join(map(str, classes[:12]))}"
+        f"# {manifest.name}",
+        f"An image classifier with {len(classes)} classes ({', '.join(classes[:12])}"
         f"{', ...' if len(classes) > 12 else ''}) for inputs of {shape}. "
         f"`model.tsr` is {ratio:.1f} times smaller than the uncompressed network's fp32 ONNX file.",
     ]
-    for target, choice in manifest.get("recommended", {}).items():
-        lines.append(f"On **{target}** take `{choice['file']}`: {choice['why']}.")
+    for target, choice in (manifest.recommended or {}).items():
+        lines.append(f"On **{target}** take `{choice.file}`: {choice.why}.")
     return "\n\n".join(lines)
 
 
-def _files(manifest: Mapping[str, Any]) -> str:
+def _files(manifest: Manifest) -> str:
     rows = []
-    for entry in [manifest["baseline"], *manifest["artifacts"]]:
-        accuracy = entry.get("accuracy_fraction")
+    for entry in manifest.entries:
+        accuracy, difference = entry.accuracy_fraction, entry.max_abs_diff
         rows.append(
             [
-                f"`{entry['file']}`",
-                entry["kind"],
-                f"{entry['bytes']:,}",
+                f"`{entry.file}`",
+                entry.kind,
+                f"{entry.bytes:,}",
                 "not measured" if accuracy is None else f"{100 * accuracy:.2f} %",
-                "not measured" if entry.get("max_abs_diff") is None else f"{entry['max_abs_diff']:.2g}",
+                "not measured" if difference is None else f"{difference:.2g}",
             ]
         )
     head = ["file", "kind", "bytes", "test accuracy", "largest difference from torch (logits)"]
     return _table(head, rows)
 
 
-def _latency(manifest: Mapping[str, Any]) -> str:
+def _latency(manifest: Manifest) -> str:
     rows = [
         [
-            f"`{entry['file']}`",
-            row["provider"].removesuffix("ExecutionProvider"),
-            str(row["batch"]),
-            str(row["threads"]),
-            *(f"{row[key]:.4g}" for key in ("p50_ms", "p90_ms", "p99_ms")),
+            f"`{entry.file}`",
+            row.provider.removesuffix("ExecutionProvider"),
+            str(row.batch),
+            str(row.threads),
+            *(f"{milliseconds:.4g}" for milliseconds in (row.p50_ms, row.p90_ms, row.p99_ms)),
             _speedup(row),
         ]
-        for entry in [manifest["baseline"], *manifest["artifacts"]]
-        for row in entry.get("latency", [])
+        for entry in manifest.entries
+        for row in entry.latency
     ]
     if not rows:
         return ""
-    where = _processor(manifest.get("environment", {}))
+    where = _processor(manifest.environment or {})
     head = ["file", "provider", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "speed-up"]
     note = f"Measured on {where}. " if where else ""
     note += "All files of one batch size ran in turn in one process; speed-up is the ratio of p50 against "
     note += "`baseline.onnx`, in brackets its 95 % interval."
-    told = "".join(f"\n- {sentence[0].upper()}{sentence[1:]}." for sentence in manifest.get("advice", []))
+    told = "".join(f"\n- {sentence[0].upper()}{sentence[1:]}." for sentence in manifest.advice or ())
     return f"## Latency\n\n{note}\n\n{_table(head, rows)}" + (f"\n{told}" if told else "")
 
 
@@ -88,55 +90,53 @@ def _processor(environment: Mapping[str, Any]) -> str:
     return ", ".join(known)
 
 
-def _int8(manifest: Mapping[str, Any]) -> str:
+def _int8(manifest: Manifest) -> str:
     """How the int8 file came about; empty without one."""
-    info = manifest.get("int8")
-    if not info:
+    info = manifest.int8
+    if info is None:
         return ""
-    tried = ", ".join(f"{name} {100 * value:.2f} %" for name, value in info["tried"].items())
-    before = 100 * info["fp32_validation_accuracy_fraction"]
+    tried = ", ".join(f"{name} {100 * value:.2f} %" for name, value in info.tried.items())
+    before = 100 * info.fp32_validation_accuracy_fraction
     lines = [
-        f"Calibration by {info['method']} on {info['calibration_images']} training images; validation "
+        f"Calibration by {info.method} on {info.calibration_images} training images; validation "
         f"accuracy with each method: {tried} (fp32: {before:.2f} %). "
-        f"{'7-bit weights, which no processor saturates' if info['reduce_range'] else '8-bit weights'}."
+        f"{'7-bit weights, which no processor saturates' if info.reduce_range else '8-bit weights'}."
     ]
-    asked = [layer for layer in info["kept_float"] if layer not in info["helps"]]
+    asked = [layer for layer in info.kept_float if layer not in info.helps]
     if asked:
         lines.append(f"Left in float, because the recipe says so: {', '.join(asked)}.")
-    hurt = [layer for layer in info["kept_float"] if layer in info["helps"]]
+    hurt = [layer for layer in info.kept_float if layer in info.helps]
     if hurt:
-        helps = ", ".join(f"{layer} ({100 * info['helps'][layer]:.2f} %)" for layer in hurt)
+        helps = ", ".join(f"{layer} ({100 * info.helps[layer]:.2f} %)" for layer in hurt)
         lines.append(
             "Left in float, because int8 lost more than allowed (validation accuracy with that one alone in "
             f"float): {helps}."
         )
-    if info["kept_integers"]:
-        lines.append(f"Layers with the very integers they were trained with: {len(info['kept_integers'])}.")
+    if info.kept_integers:
+        lines.append(f"Layers with the very integers they were trained with: {len(info.kept_integers)}.")
     return "## int8\n\n" + "\n\n".join(lines)
 
 
-def _speedup(row: Mapping[str, Any]) -> str:
-    same = "" if row.get("distinguishable", True) else " (not distinguishable)"
-    low, high = row.get("speedup_low"), row.get("speedup_high")
-    interval = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
-    return f"{row['speedup']:.2f}x{interval}{same}"
+def _speedup(row: Latency) -> str:
+    same = "" if row.distinguishable else " (not distinguishable)"
+    return f"{row.speedup:.2f}x [{row.speedup_low:.2f}, {row.speedup_high:.2f}]{same}"
 
 
-def _usage(manifest: Mapping[str, Any]) -> str:
-    pre, entry = manifest["preprocessing"], manifest["input"]
-    choices = manifest.get("recommended", {})
-    file = choices["cpu"]["file"] if "cpu" in choices else "model.onnx"
-    channels = "x".join(map(str, entry["shape"][1:]))
+def _usage(manifest: Manifest) -> str:
+    pre, entry = needed(manifest.preprocessing, "preprocessing"), manifest.input
+    choices = manifest.recommended or {}
+    file = choices["cpu"].file if "cpu" in choices else "model.onnx"
+    shape = "x".join(map(str, entry.image_shape))
     return "\n".join(
         [
             "```python",
             "import numpy as np, onnxruntime",
             f'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
-            f"mean, std = np.float32({list(pre['mean'])}), np.float32({list(pre['std'])})"
-            f"  # per channel; pixels: (N, {channels}) as stored",
-            f"x = pixels / np.float32({pre['divisor']})",
+            f"mean, std = np.float32({list(pre.mean)}), np.float32({list(pre.std)})"
+            f"  # per channel; pixels: (N, {shape}) as stored",
+            f"x = pixels / np.float32({pre.divisor})",
             "x = (x - mean.reshape(1, -1, 1, 1)) / std.reshape(1, -1, 1, 1)",
-            f'classes = session.run(None, {{"{entry["name"]}": x.astype(np.float32)}})[0].argmax(1)',
+            f'classes = session.run(None, {{"{entry.name}": x.astype(np.float32)}})[0].argmax(1)',
             "```",
             "",
             "`model.tsr` gives a session without unpacking: "
@@ -147,36 +147,34 @@ def _usage(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _made(manifest: Mapping[str, Any]) -> str:
-    lines = [f"Made by tersor {manifest['tersor_version']}."] if "tersor_version" in manifest else []
-    data = manifest.get("data", {})
-    if data:
-        splits = ", ".join(f"{name} {size:,}" for name, size in data.get("images", {}).items())
-        lines.append(f"Data: {data.get('name')} (images: {splits}; split seed {data.get('seed')}).")
-    stages = manifest.get("recipe", {}).get("stages", [])
+def _made(manifest: Manifest) -> str:
+    lines = [f"Made by tersor {manifest.tersor_version}."] if manifest.tersor_version is not None else []
+    data = manifest.data
+    if data is not None:
+        splits = ", ".join(f"{name} {size:,}" for name, size in data.images.items())
+        lines.append(f"Data: {data.name} (images: {splits}; split seed {data.seed}).")
+    stages = (manifest.recipe or {}).get("stages", [])
     names = [s.get("stage") or s.get("kind") or s.get("name") for s in stages if isinstance(s, Mapping)]
     if any(names):
         lines.append(f"Stages: {' -> '.join(str(n) for n in names if n)}. Settings are in manifest.json.")
-    if "licence" in manifest:
-        lines.append(f"Licence of the weights: {manifest['licence']}.")
-    environment = manifest.get("environment", {})
+    if manifest.licence is not None:
+        lines.append(f"Licence of the weights: {manifest.licence}.")
+    environment = manifest.environment or {}
     versions = {k: v for k, v in environment.items() if isinstance(v, str) and k not in _NO_VERSIONS}
     if versions:
         lines.append("Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()) + ".")
     return " ".join(lines) or "See manifest.json."
 
 
-def _limits(manifest: Mapping[str, Any]) -> str:
+def _limits(manifest: Manifest) -> str:
     lines = [
         "- Accuracy holds for the test split named above, and for inputs preprocessed as shown.",
         "- Latency holds for the machine, threads and batch sizes listed.",
     ]
-    for item in manifest.get("not_measured", []):
-        subject = " ".join(str(item[key]) for key in ("what", "file", "target") if item.get(key))
-        lines.append(f"- Not measured: {subject}: {item['reason']}.")
-    bounds = manifest.get("parity", {}).get("bounds", {})
-    if bounds:
-        told = ", ".join(f"{kind} {value:g}" for kind, value in bounds.items())
+    for item in manifest.not_measured or ():
+        lines.append(f"- Not measured: {item.what}: {item.reason}.")
+    if manifest.parity.bounds:
+        told = ", ".join(f"{kind} {value:g}" for kind, value in manifest.parity.bounds.items())
         lines.append(
             f"- Parity bounds: {told} (int8 and fp16 as a fraction of the logits' range; others in logits, "
             "growing with a range above 30)."

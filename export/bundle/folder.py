@@ -7,24 +7,21 @@ import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tersor.errors import BadInput, Unavailable
 from tersor.export.bundle.card import model_card
+from tersor.export.bundle.manifest import Artifact, Manifest, Recommended
 from tersor.export.timing.providers import TARGETS
 from tersor.files import sha256_of
 
 __all__ = ["file_entry", "model_card", "read_manifest", "recommend", "sha256_of", "write_bundle"]
 
 MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
-REQUIRED = ("name", "baseline", "artifacts", "compression_ratio", "input", "parity")
-"""Manifest keys without which nothing can be verified."""
-
 NOT_STATED = "not stated"
 SPDX_LICENCE = "SPDX-License-Identifier: Apache-2.0\nhttps://www.apache.org/licenses/LICENSE-2.0\n"
 
 
-def write_bundle(folder: Path, files: Mapping[str, Path | bytes], manifest: Mapping[str, Any]) -> None:
+def write_bundle(folder: Path, files: Mapping[str, Path | bytes], manifest: Manifest) -> None:
     """Write `folder` whole: the files, manifest.json, LICENSE (of the weights, as the manifest says it),
     SHA256SUMS; or leave it as it was.
 
@@ -34,7 +31,7 @@ def write_bundle(folder: Path, files: Mapping[str, Path | bytes], manifest: Mapp
     Args:
         folder: the bundle, such as `dist/digits`; an existing one is replaced.
         files: plain name -> file to copy, or its bytes. A `LICENSE` here replaces ours.
-        manifest: written as given, keys in its order.
+        manifest: written with its keys in the order of its fields.
 
     Raises:
         BadInput: a name with a folder in it, or one that this function writes itself.
@@ -43,7 +40,7 @@ def write_bundle(folder: Path, files: Mapping[str, Path | bytes], manifest: Mapp
     for name in files:
         if Path(name).name != name or name in ("", ".", "..", MANIFEST, SUMS):
             raise BadInput("no file of this name goes into a bundle", got=repr(name), wanted="a plain name")
-    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(manifest.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     parts: dict[str, Path | bytes] = {
         "LICENSE": licence_of(manifest).encode(),
         **files,
@@ -70,65 +67,44 @@ def write_bundle(folder: Path, files: Mapping[str, Path | bytes], manifest: Mapp
         shutil.rmtree(new, ignore_errors=True)
 
 
-def file_entry(path: Path, kind: str) -> dict[str, Any]:
-    """The manifest's first keys for a file: `file` (its name), `kind`, `bytes`, `sha256`."""
-    return {"file": path.name, "kind": kind, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+def file_entry(path: Path, kind: str) -> Artifact:
+    """What the manifest says of a file before anything of it is measured: name, kind, bytes, SHA-256."""
+    return Artifact(path.name, kind, path.stat().st_size, sha256_of(path))
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a bundle, its outline checked.
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle, every claim of the type that it must have.
 
     Raises:
-        BadInput: it is missing, no JSON, lacks keys, or names files outside the bundle.
+        BadInput: it is missing, no JSON, lacks keys, has wrong values, or names files outside the bundle.
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BadInput(
             "there is no bundle here", got="no manifest.json", where=folder, todo="Run deploy first"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput("the manifest cannot be read", got=str(error), where=path) from error
-    missing = [k for k in REQUIRED if not isinstance(manifest, dict) or k not in manifest]
-    if missing:
-        raise BadInput(
-            "the manifest is incomplete",
-            got=f"no {', '.join(missing)}",
-            wanted="a tersor manifest",
-            where=path,
-        )
-    try:
-        entries = [manifest["baseline"], *manifest["artifacts"]]
-        names = [*(str(e["file"]) for e in entries), str(manifest["parity"]["file"])]
-        complete = all({"kind", "bytes", "sha256"} <= set(e) for e in entries)
-    except (TypeError, KeyError) as error:
-        raise BadInput("the manifest is damaged", got=repr(error), where=path) from error
-    if not complete or any(Path(name).name != name or name in ("", "..") for name in names):
-        raise BadInput(
-            "the manifest is damaged",
-            got=f"entries for {', '.join(names)}",
-            wanted="plain file names, each with kind, bytes and sha256",
-            where=path,
-        )
-    return manifest
+    return Manifest.of(told, where=path)
 
 
 def recommend(
-    artifacts: Sequence[Mapping[str, Any]],
+    artifacts: Sequence[Artifact],
     targets: Sequence[str],
     *,
     default: str = "model.onnx",
     failed: Collection[str] = (),
-) -> dict[str, dict[str, Any]]:
-    """Which file to take per target: {target: {file, batch, speedup, why}}.
+) -> dict[str, Recommended]:
+    """Which file to take, by target.
 
     The fastest at batch 1 (fewest threads measured) among files that are distinguishably faster
     than the baseline and passed their gates; of those whose intervals overlap with the fastest's,
     the closest to the network, then the smallest. Otherwise `default`.
 
     Args:
-        artifacts: manifest entries with `latency` rows.
+        artifacts: the manifest's, timed.
         targets: keys of `TARGETS`.
         default: the file of the baseline's precision.
         failed: names of files that broke a gate.
@@ -136,9 +112,9 @@ def recommend(
     return {target: _recommended(artifacts, target, default, failed) for target in targets}
 
 
-def licence_of(manifest: Mapping[str, Any]) -> str:
+def licence_of(manifest: Manifest) -> str:
     """What a bundle's LICENSE says: the weights' licence is the one the recipe stated."""
-    licence = str(manifest.get("licence", NOT_STATED))
+    licence = NOT_STATED if manifest.licence is None else manifest.licence
     if licence == "Apache-2.0":
         return licence_text()
     todo = "Ask whoever gave you these files, or set `licence:` in the recipe.\n"
@@ -159,35 +135,31 @@ def licence_text() -> str:
 
 
 def _recommended(
-    artifacts: Sequence[Mapping[str, Any]], target: str, default: str, failed: Collection[str]
-) -> dict[str, Any]:
+    artifacts: Sequence[Artifact], target: str, default: str, failed: Collection[str]
+) -> Recommended:
     rows = [
         (artifact, row)
         for artifact in artifacts
-        for row in artifact.get("latency", ())
-        if row["provider"] == TARGETS[target] and row["batch"] == 1
+        for row in artifact.latency
+        if row.provider == TARGETS[target] and row.batch == 1
     ]
     if not rows:
         why = f"nothing was measured on {target} at batch 1"
-        return {"file": default, "batch": 1, "speedup": None, "why": why}
-    threads = min(row["threads"] for _, row in rows)
-    rows = [(a, r) for a, r in rows if r["threads"] == threads]
-    faster = [
-        (a, r) for a, r in rows if r["distinguishable"] and r["speedup"] > 1 and a["file"] not in failed
-    ]
+        return Recommended(default, 1, None, why)
+    threads = min(row.threads for _, row in rows)
+    rows = [(a, r) for a, r in rows if r.threads == threads]
+    faster = [(a, r) for a, r in rows if r.distinguishable and r.speedup > 1 and a.file not in failed]
     if not faster:
-        own = next((r["speedup"] for a, r in rows if a["file"] == default), None)
+        own = next((r.speedup for a, r in rows if a.file == default), None)
         why = "no file that passed its gates is distinguishably faster than the baseline"
-        return {"file": default, "batch": 1, "speedup": own, "why": why}
-    best = max((r for _, r in faster), key=lambda r: r["speedup"])
-    close = [(a, r) for a, r in faster if r["speedup_high"] >= best["speedup_low"]]
-    chosen, row = min(close, key=lambda pair: (pair[0]["max_abs_diff"], pair[0]["bytes"]))
-    why = (
-        f"fastest at batch 1, {threads} thread(s): {row['p50_ms']:.4g} ms, {row['speedup']:.2f}x the baseline"
-    )
+        return Recommended(default, 1, own, why)
+    best = max((r for _, r in faster), key=lambda r: r.speedup)
+    close = [(a, r) for a, r in faster if r.speedup_high >= best.speedup_low]
+    chosen, row = min(close, key=lambda pair: (pair[0].difference, pair[0].bytes))
+    why = f"fastest at batch 1, {threads} thread(s): {row.p50_ms:.4g} ms, {row.speedup:.2f}x the baseline"
     if len(close) > 1:
         why += "; of the files as fast, the closest to the network, then the smallest"
-    return {"file": chosen["file"], "batch": 1, "speedup": row["speedup"], "why": why}
+    return Recommended(chosen.file, 1, row.speedup, why)
 
 
 def _put(part: Path | bytes, target: Path) -> None:

@@ -1,14 +1,15 @@
 """Re-check a bundle from its files: hashes, ratio, parity, packed equals plain, accuracy. No torch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tersor.errors import BadInput, ClaimBroken, TersorError, Unavailable
 from tersor.export.bundle.folder import SUMS, read_manifest
+from tersor.export.bundle.manifest import Artifact, Manifest
 from tersor.export.timing import parity
 from tersor.export.timing.providers import open_session
 from tersor.files import sha256_of
@@ -50,18 +51,9 @@ def verify(folder: Path, *, test: tuple[np.ndarray, np.ndarray] | None = None) -
         BadInput: no bundle, a damaged manifest, or test data that do not fit it.
     """
     manifest = read_manifest(folder)
-    try:
-        return _checks(folder, manifest, test)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise BadInput("the manifest is damaged", got=repr(error), where=folder) from error
-
-
-def _checks(
-    folder: Path, manifest: Mapping[str, Any], test: tuple[np.ndarray, np.ndarray] | None
-) -> list[Check]:
     if test is not None:
         _check_test(manifest, *test)
-    entries = [manifest["baseline"], *manifest["artifacts"]]
+    entries = manifest.entries
     checks = [*_sums(folder, entries), *(c for e in entries for c in _file_checks(folder, e))]
     checks += [_ratio(folder, manifest), *_packed(folder, entries)]
     expected = _expected(folder, manifest, checks)
@@ -88,8 +80,8 @@ def raise_if_broken(checks: Sequence[Check]) -> None:
         )
 
 
-def _check_test(manifest: Mapping[str, Any], images: np.ndarray, labels: np.ndarray) -> None:
-    wanted = tuple(manifest["input"]["shape"][1:])
+def _check_test(manifest: Manifest, images: np.ndarray, labels: np.ndarray) -> None:
+    wanted = manifest.input.image_shape
     if images.shape[1:] != wanted or len(images) != len(labels) or len(images) == 0:
         raise BadInput(
             "the test data do not fit the bundle",
@@ -98,7 +90,7 @@ def _check_test(manifest: Mapping[str, Any], images: np.ndarray, labels: np.ndar
         )
 
 
-def _sums(folder: Path, entries: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
+def _sums(folder: Path, entries: Sequence[Artifact]) -> Iterator[Check]:
     """The lines of SHA256SUMS, and that it lists every file of the manifest."""
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
@@ -106,7 +98,7 @@ def _sums(folder: Path, entries: Sequence[Mapping[str, Any]]) -> Iterator[Check]
         yield Check(SUMS, False, str(error), "a readable list of checksums")
         return
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in ["manifest.json", *(str(e["file"]) for e in entries)]:
+    for name in ["manifest.json", *(entry.file for entry in entries)]:
         if name not in listed:
             yield Check(f"{SUMS}: {name}", False, "not listed", "a checksum")
     for name, digest in listed.items():
@@ -125,32 +117,32 @@ def _short(digest: str) -> str:
     return f"{digest[:12]}..." if len(digest) == 64 else digest
 
 
-def _file_checks(folder: Path, entry: Mapping[str, Any]) -> Iterator[Check]:
-    path = folder / entry["file"]
+def _file_checks(folder: Path, entry: Artifact) -> Iterator[Check]:
+    path = folder / entry.file
     size = path.stat().st_size if path.is_file() else None
-    yield Check(f"{entry['file']}: bytes", size == entry["bytes"], str(size), str(entry["bytes"]))
-    yield _hash_check(f"{entry['file']}: sha256", path, entry["sha256"])
+    yield Check(f"{entry.file}: bytes", size == entry.bytes, str(size), str(entry.bytes))
+    yield _hash_check(f"{entry.file}: sha256", path, entry.sha256)
 
 
-def _ratio(folder: Path, manifest: Mapping[str, Any]) -> Check:
-    claimed = manifest["compression_ratio"]
-    packed = [e["file"] for e in manifest["artifacts"] if str(e["file"]).endswith(PACKED_SUFFIX)]
-    files = [folder / manifest["baseline"]["file"], *(folder / name for name in packed[:1])]
+def _ratio(folder: Path, manifest: Manifest) -> Check:
+    claimed = manifest.compression_ratio
+    packed = [entry.file for entry in manifest.artifacts if entry.file.endswith(PACKED_SUFFIX)]
+    files = [folder / manifest.baseline.file, *(folder / name for name in packed[:1])]
     if len(files) < 2 or not all(path.is_file() for path in files):
         return Check("compression_ratio", False, "no packed file or no baseline", str(claimed))
     got = files[0].stat().st_size / max(1, files[1].stat().st_size)
-    ok = isinstance(claimed, int | float) and abs(got - claimed) <= RATIO_TOLERANCE * got
+    ok = abs(got - claimed) <= RATIO_TOLERANCE * got
     return Check("compression_ratio", ok, f"{got:.4f}", str(claimed), f"{files[0].name} / {files[1].name}")
 
 
-def _packed(folder: Path, entries: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
+def _packed(folder: Path, entries: Sequence[Artifact]) -> Iterator[Check]:
     """Every `x.tsr` unpacks to `x.onnx`, byte for byte."""
     from tersor.export.codec.pack import unpack_bytes
 
     for entry in entries:
-        if not str(entry["file"]).endswith(PACKED_SUFFIX):
+        if not entry.file.endswith(PACKED_SUFFIX):
             continue
-        packed = folder / entry["file"]
+        packed = folder / entry.file
         plain = packed.with_suffix(".onnx")
         name = f"unpack({packed.name}) equals {plain.name}"
         try:
@@ -162,9 +154,9 @@ def _packed(folder: Path, entries: Sequence[Mapping[str, Any]]) -> Iterator[Chec
 
 
 def _expected(
-    folder: Path, manifest: Mapping[str, Any], checks: list[Check]
+    folder: Path, manifest: Manifest, checks: list[Check]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
-    path = folder / manifest["parity"]["file"]
+    path = folder / manifest.parity.file
     try:
         return *parity.read_parity(path), parity.read_baseline_logits(path)
     except BadInput as error:
@@ -174,24 +166,24 @@ def _expected(
 
 def _runs(
     folder: Path,
-    manifest: Mapping[str, Any],
-    entry: Mapping[str, Any],
+    manifest: Manifest,
+    entry: Artifact,
     expected: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None,
     test: tuple[np.ndarray, np.ndarray] | None,
 ) -> Iterator[Check]:
     """Load one file, compare its outputs with torch's and its accuracy with the claim."""
     try:
-        session = _open(folder / entry["file"])
+        session = _open(folder / entry.file)
         if expected is not None:
             inputs, logits, baseline = expected
-            wanted = baseline if entry is manifest["baseline"] else logits
+            wanted = baseline if entry is manifest.baseline else logits
             if wanted is not None:  # a bundle may leave out the baseline's logits
                 yield from _parity(session, manifest, entry, inputs, wanted)
-        if test is not None and entry.get("accuracy_fraction") is not None:
-            yield _accuracy(session, entry, *test)
+        if test is not None and entry.accuracy_fraction is not None:
+            yield _accuracy(session, entry, entry.accuracy_fraction, *test)
     except (BadInput, Unavailable, OSError) as error:
         yield Check(
-            f"{entry['file']}: runs",
+            f"{entry.file}: runs",
             False,
             getattr(error, "what", str(error)),
             "a model that loads and takes the inputs",
@@ -208,19 +200,19 @@ def _open(path: Path) -> "InferenceSession":
 
 def _parity(
     session: "InferenceSession",
-    manifest: Mapping[str, Any],
-    entry: Mapping[str, Any],
+    manifest: Manifest,
+    entry: Artifact,
     inputs: np.ndarray,
     logits: np.ndarray,
 ) -> Iterator[Check]:
-    kind, name = str(entry["kind"]), entry["file"]
+    kind, name = entry.kind, entry.file
     own = parity.bound(kind, logits)
     # a manifest may hold itself to a tighter bound, never to a looser one
-    stated = manifest["parity"].get("bounds", {}).get(kind, parity.BOUNDS[kind])
+    stated = manifest.parity.bounds.get(kind, parity.BOUNDS[kind])
     limit = own * min(1.0, stated / parity.BOUNDS[kind])
     got = parity.max_abs_diff(session, inputs, logits)
     yield Check(f"{name}: parity", got <= limit, f"{got:.3g}", f"at most {limit:.3g}", "difference of logits")
-    claimed = entry.get("max_abs_diff")
+    claimed = entry.max_abs_diff
     if claimed is not None:
         most = CLAIM_FACTOR * claimed + CLAIM_BOUND_FRACTION * limit
         yield Check(
@@ -233,13 +225,13 @@ def _parity(
 
 
 def _accuracy(
-    session: "InferenceSession", entry: Mapping[str, Any], images: np.ndarray, labels: np.ndarray
+    session: "InferenceSession", entry: Artifact, claimed: float, images: np.ndarray, labels: np.ndarray
 ) -> Check:
     """One image may fall the other way on another processor; of a quantized file half a percent more."""
-    got, claimed = parity.accuracy(session, images, labels), float(entry["accuracy_fraction"])
-    allowed = 1.5 / len(labels) + (0.005 if entry["kind"] in parity.RELATIVE else 0.0)
+    got = parity.accuracy(session, images, labels)
+    allowed = 1.5 / len(labels) + (0.005 if entry.kind in parity.RELATIVE else 0.0)
     return Check(
-        f"{entry['file']}: accuracy_fraction",
+        f"{entry.file}: accuracy_fraction",
         abs(got - claimed) <= allowed,
         f"{got:.4f}",
         f"{claimed:.4f}",

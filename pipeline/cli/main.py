@@ -124,9 +124,9 @@ def deploy(
     resolved = _recipe(recipe, overrides, data)
     folder, manifest = make_bundle(resolved, Store(runs), dist, require=require or [], quiet=quiet)
     if as_json:
-        print_json(manifest)
+        print_json(manifest.to_json())
     else:
-        print_table(report.before_after_table(manifest))
+        print_table(report.before_after_table(manifest.to_json()))
         check = _next("verify", folder, data=data)
         typer.echo(f"bundle: {folder}   picture: {folder / 'report.html'}   re-check: {check}")
 
@@ -202,7 +202,7 @@ def report(
         from tersor.pipeline.show.report import write_picture
 
         manifest = read_manifest(bundle)
-        write_picture(picture, manifest, manifest.get("stages", []))
+        write_picture(picture, manifest.to_json(), manifest.stages or ())
         written.append(picture)
     if as_json:
         print_json({"report": str(written[0]), "picture": str(picture) if picture else None})

@@ -3,17 +3,17 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from tersor.errors import ClaimBroken
+from tersor.export.bundle.manifest import Confusion, Int8
 from tersor.export.forms.fp16 import to_fp16
 from tersor.export.forms.lowbit import to_lowbit
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import providers
-from tersor.export.timing.benchmark import benchmark
+from tersor.export.timing.benchmark import LatencyRow, benchmark
 from tersor.export.timing.packed import load as load_packed
 from tersor.export.timing.parity import bound, max_abs_diff, predictions, write_parity
 from tersor.models.network import Network
@@ -53,11 +53,11 @@ class Shipped:
 
 def make_files(
     recipe: Recipe, run: Run, work: Path, data: Data, tell: Tell
-) -> tuple[dict[str, str], list[tuple[str, str]], dict[str, Any]]:
+) -> tuple[dict[str, str], list[tuple[str, str]], Int8 | None]:
     """Write every file to be shipped into `work`.
 
     Returns:
-        file name -> kind; (file, reason) of what was not made; notes: how int8 came about.
+        file name -> kind; (file, reason) of what was not made; how int8 came about, where it was asked for.
     """
     shutil.copyfile(run.onnx(0), work / "baseline.onnx")
     shutil.copyfile(run.onnx(), work / "model.onnx")
@@ -65,15 +65,14 @@ def make_files(
     files = {"baseline.onnx": "fp32", "model.onnx": "fp32", "model.tsr": "packed"}
     skipped = []
     final = run.network()
-    notes: dict[str, Any] = {}
-    if recipe.deploy.int8:
-        notes["int8"] = _int8(recipe, work, final, data, tell)
-        if notes["int8"]["holds"]:
+    int8 = _int8(recipe, work, final, data, tell) if recipe.deploy.int8 else None
+    if int8 is not None:
+        if int8.holds:
             files["model.int8.onnx"] = "int8"
         else:
             (work / "model.int8.onnx").unlink()
-            lost = 100 * (notes["int8"]["floor"] - notes["int8"]["validation_accuracy_fraction"])
-            count = len(notes["int8"]["kept_float"])
+            lost = 100 * ((int8.floor or 0.0) - int8.validation_accuracy_fraction)
+            count = len(int8.kept_float)
             reason = f"even with {count} layers in float it is {lost:.2f} points of validation accuracy short"
             skipped.append(("model.int8.onnx", reason))
     if recipe.deploy.lowbit:
@@ -95,10 +94,10 @@ def make_files(
         to_fp16(work / "model.onnx", work / "model.fp16.onnx")
         files["model.fp16.onnx"] = "fp16"
     tell(1.0, ", ".join(files))
-    return files, skipped, notes
+    return files, skipped, int8
 
 
-def _int8(recipe: Recipe, work: Path, final: Network, data: Data, tell: Tell) -> dict[str, Any]:
+def _int8(recipe: Recipe, work: Path, final: Network, data: Data, tell: Tell) -> Int8:
     """Write model.int8.onnx with the calibration and float layers that validation images ask for."""
     settings, folded = recipe.deploy, work / "folded.onnx.tmp"
     export_onnx(final, folded, fold_batch_norm=True, metadata={"licence": recipe.licence})
@@ -120,7 +119,7 @@ def _int8(recipe: Recipe, work: Path, final: Network, data: Data, tell: Tell) ->
         progress=lambda f, words: tell(0.1 + 0.6 * f, words),
     )
     folded.unlink()
-    return {"floor": floor, "fp32_validation_accuracy_fraction": own, **info}
+    return Int8.of({"floor": floor, "fp32_validation_accuracy_fraction": own, **info}, "how int8 came about")
 
 
 def scales_by_channel(network: Network) -> dict[str, np.ndarray]:
@@ -167,21 +166,17 @@ def torch_logits(network: Network, images: np.ndarray) -> np.ndarray:
         return network.module()(torch.from_numpy(images)).numpy()
 
 
-def confusions(data: Data, shipped: list[Shipped]) -> dict[str, Any]:
-    """The confusion matrices of the baseline and of the packed model, as the report takes them."""
-    by_name = {s.path.name: s.confusion.tolist() for s in shipped}
-    return {
-        "classes": list(data.classes),
-        "baseline": by_name["baseline.onnx"],
-        "model": by_name["model.tsr"],
-    }
+def confusions(data: Data, shipped: list[Shipped]) -> Confusion:
+    """The confusion matrices of the baseline and of the packed model."""
+    rows = {s.path.name: tuple(map(tuple, s.confusion.tolist())) for s in shipped}
+    return Confusion(data.classes, rows["baseline.onnx"], rows["model.tsr"])
 
 
 def time_files(
     recipe: Recipe, shipped: list[Shipped], data: Data, missing: list[str], tell: Tell
-) -> list[dict[str, Any]]:
+) -> list[LatencyRow]:
     """Time every shipped ONNX file against baseline.onnx on every target that is there."""
-    settings, rows = recipe.deploy, []
+    settings, rows = recipe.deploy, list[LatencyRow]()
     images = data.preprocessing.apply(data.validation.images[: max(settings.batches)])
     targets = [t for t in settings.targets if t not in missing]
     for done, target in enumerate(targets):
@@ -198,7 +193,7 @@ def time_files(
         )
     best = max(rows, key=lambda row: row.speedup, default=None)
     tell(1.0, f"fastest {best.file}, batch {best.batch}: {best.speedup:.2f}x" if best else "no target here")
-    return [dict(vars(row)) for row in rows]
+    return rows
 
 
 def timed_on(kind: str, target: str) -> bool:

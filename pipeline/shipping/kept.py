@@ -45,7 +45,7 @@ def keep(run: Path, results: Path, data_path: Path | None) -> Path:
         "packed_bytes": packed.stat().st_size,
         "accuracy_fraction": parity.accuracy(load(packed), inputs, labels),
         "sha256": sha256_of(packed),
-        "data": data_entry(recipe, data),
+        "data": data_entry(recipe, data).to_json(),
         "stages": [
             {
                 "name": stage.name,

@@ -1,48 +1,34 @@
-"""The manifest: everything that is claimed of a bundle, as data. No paths and no times of day."""
+"""The manifest of a bundle, put together from what was measured. No paths and no times of day."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tersor.export.bundle import folder as bundle
+from tersor.export.bundle.manifest import Artifact, DataEntry, Input, Latency, Manifest, NotMeasured, Parity
 from tersor.export.timing import parity
+from tersor.export.timing.benchmark import LatencyRow
 from tersor.models.user_code import is_file_place
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.shipping.gates import check_gates, parity_gate
 from tersor.pipeline.stages.environment import environment
+from tersor.pipeline.stages.metrics import StageMetrics
 from tersor.version import __version__
 
 if TYPE_CHECKING:
     from tersor.pipeline.shipping.files import Shipped
-
-LATENCY_KEYS = (
-    "provider",
-    "batch",
-    "threads",
-    "p50_ms",
-    "p90_ms",
-    "p99_ms",
-    "speedup",
-    "p50_low_ms",
-    "p50_high_ms",
-    "speedup_low",
-    "speedup_high",
-    "distinguishable",
-    "throughput_per_s",
-    "rounds",
-)
 
 
 def make_manifest(
     recipe: Recipe,
     data: Data,
     shipped: "Sequence[Shipped]",
-    latency: Sequence[Mapping[str, Any]],
+    latency: Sequence[LatencyRow],
     not_measured: Sequence[tuple[str, str]],
-    stages: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
+    stages: Sequence[StageMetrics],
+) -> Manifest:
     """Put together what was measured.
 
     Args:
@@ -52,32 +38,31 @@ def make_manifest(
         stages: metrics of the run's stages.
     """
     baseline, *artifacts = [_entry(s, latency) for s in shipped]
-    packed = next(a for a in artifacts if a["kind"] == "packed")
-    packed["notes"] = "unpacks to model.onnx byte for byte, so its latency is that of model.onnx"
+    packed = next(a for a in artifacts if a.kind == "packed")
     parities = [(s.path.name, s.max_abs_diff, s.most_diff) for s in shipped]
     gates = [parity_gate(parities), *check_gates(recipe.gates, baseline, artifacts)]
-    failed = {gate["file"] for gate in gates if not gate["ok"]}
-    return {
-        "name": recipe.name,
-        "tersor_version": __version__,
-        "created_by": "tersor deploy",
-        "licence": recipe.licence,
-        "recipe": without_paths(recipe),
-        "data": data_entry(recipe, data),
-        "classes": list(data.classes),
-        "preprocessing": asdict(data.preprocessing),
-        "input": {"name": "input", "shape": ["batch", *data.input_shape], "dtype": "float32"},
-        "environment": environment(recipe),
-        "compression_ratio": round(baseline["bytes"] / packed["bytes"], 4),
-        "recommended": bundle.recommend(artifacts, recipe.deploy.targets, failed=failed),
-        "baseline": baseline,
-        "artifacts": artifacts,
-        "not_measured": [{"what": what, "reason": reason} for what, reason in not_measured],
-        "gates": gates,
-        "parity": {"file": "parity.npz", "bounds": dict(parity.BOUNDS)},
-        "cost": {"baseline": _cost(stages[0]), "model": _cost(stages[-1])},
-        "stages": [_stage(s) for s in stages],
-    }
+    failed = {gate.file for gate in gates if not gate.ok}
+    return Manifest(
+        name=recipe.name,
+        tersor_version=__version__,
+        created_by="tersor deploy",
+        licence=recipe.licence,
+        recipe=without_paths(recipe),
+        data=data_entry(recipe, data),
+        classes=data.classes,
+        preprocessing=data.preprocessing,
+        input=Input("input", ("batch", *data.input_shape), "float32"),
+        environment=environment(recipe),
+        compression_ratio=round(baseline.bytes / packed.bytes, 4),
+        recommended=bundle.recommend(artifacts, recipe.deploy.targets, failed=failed),
+        baseline=baseline,
+        artifacts=tuple(artifacts),
+        not_measured=tuple(NotMeasured(what, reason) for what, reason in not_measured),
+        gates=tuple(gates),
+        parity=Parity("parity.npz", parity.BOUNDS),
+        cost={"baseline": _cost(stages[0]), "model": _cost(stages[-1])},
+        stages=tuple(_stage(s) for s in stages),
+    )
 
 
 def without_paths(recipe: Recipe) -> dict[str, Any]:
@@ -93,34 +78,38 @@ def without_paths(recipe: Recipe) -> dict[str, Any]:
     return plain
 
 
-def _entry(shipped: "Shipped", latency: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    rows = [{k: row[k] for k in LATENCY_KEYS} for row in latency if row["file"] == shipped.path.name]
-    return {
-        **bundle.file_entry(shipped.path, shipped.kind),
-        "accuracy_fraction": shipped.accuracy_fraction,
-        "max_abs_diff": shipped.max_abs_diff,
-        "latency": rows,
-    }
+def _entry(shipped: "Shipped", latency: Sequence[LatencyRow]) -> Artifact:
+    packed = "unpacks to model.onnx byte for byte, so its latency is that of model.onnx"
+    return replace(
+        bundle.file_entry(shipped.path, shipped.kind),
+        accuracy_fraction=shipped.accuracy_fraction,
+        max_abs_diff=shipped.max_abs_diff,
+        latency=tuple(_latency(row) for row in latency if row.file == shipped.path.name),
+        notes=packed if shipped.kind == "packed" else None,
+    )
 
 
-def data_entry(recipe: Recipe, data: Data) -> dict[str, Any]:
+def _latency(row: LatencyRow) -> Latency:
+    """The row without the file's name, under which it stands in the manifest."""
+    return Latency(**{key: value for key, value in vars(row).items() if key != "file"})
+
+
+def data_entry(recipe: Recipe, data: Data) -> DataEntry:
     """What `verify` needs to cut the same test split from the same data."""
     settings = recipe.data.model_dump(mode="json", exclude={"path"})
     sizes = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
+    return DataEntry(data.name, recipe.seed, data.digest(), sizes, settings)
+
+
+def _cost(stage: StageMetrics) -> dict[str, int]:
     return {
-        "name": data.name,
-        "seed": recipe.seed,
-        "sha256": data.digest(),
-        "images": sizes,
-        "settings": settings,
+        "parameters": stage.parameters,
+        "nonzero_weights": stage.nonzero_weights,
+        "macs": stage.macs,
     }
 
 
-def _cost(stage: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: stage[k] for k in ("parameters", "nonzero_weights", "macs")}
-
-
-def _stage(stage: Mapping[str, Any]) -> dict[str, Any]:
+def _stage(stage: StageMetrics) -> dict[str, Any]:
     """A stage's metrics without the learning curve, which stays in the run folder."""
-    details = {k: v for k, v in stage["details"].items() if k != "history"}
-    return {**stage, "details": details}
+    details = {k: v for k, v in stage.details.items() if k != "history"}
+    return replace(stage, details=details).to_json()

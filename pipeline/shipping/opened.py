@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ from onnx import numpy_helper
 
 from tersor.errors import BadInput
 from tersor.export.bundle.folder import MANIFEST, read_manifest
+from tersor.export.bundle.manifest import AGAIN, Manifest, needed
 from tersor.export.forms import graph as graphs
 from tersor.files import made_folder
 from tersor.models import network as networks
 from tersor.models.network import Network
-from tersor.models.preprocessing import Preprocessing
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.read import parse_recipe
 from tersor.pipeline.recipe.recipe import Recipe
@@ -25,6 +25,8 @@ from tersor.pipeline.shipping.recheck import bundle_data
 from tersor.pipeline.stages.environment import prepare_torch
 from tersor.pipeline.stages.metrics import StageMetrics
 from tersor.pipeline.stages.run_folder import Run
+
+T = TypeVar("T")
 
 BASELINE, MODEL = "baseline.onnx", "model.onnx"
 
@@ -76,27 +78,29 @@ class ShippedRun:
     """What a look at it finds goes into the folder of its name there: a bundle holds what is listed only."""
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """What it claims."""
         return read_manifest(self.folder)
 
     @property
     def name(self) -> str:
         """That of its recipe."""
-        return str(self.manifest["name"])
+        return self.manifest.name
 
     @property
     def recipe(self) -> Recipe:
         """What it was made by; of paths only the last part is known."""
-        return parse_recipe(self._told("recipe"), f"{self.folder / MANIFEST}, recipe")
+        return parse_recipe(self._needed("recipe", self.manifest.recipe), f"{self.folder / MANIFEST}, recipe")
 
     @property
     def stages(self) -> tuple[StageMetrics, ...]:
         """What was measured after each stage, without the trainings' curves."""
-        try:
-            return tuple(StageMetrics.of(stage) for stage in self._told("stages"))
-        except (TypeError, AttributeError) as error:
-            raise self._damaged("stages", error) from error
+        told = self._needed("stages", self.manifest.stages or None)
+        path = self.folder / MANIFEST
+        return tuple(
+            StageMetrics.of(stage, "the manifest", f"{path}, stages[{index}]", AGAIN)
+            for index, stage in enumerate(told)
+        )
 
     def onnx(self, stage: str | int | None = None) -> Path:
         """baseline.onnx for the first stage, model.onnx for the last.
@@ -127,14 +131,12 @@ class ShippedRun:
             BadInput: its definition is a file that is not here, or the file holds other tensors.
         """
         recipe, manifest = self.recipe, self.manifest
-        pre, classes = self._told("preprocessing"), tuple(map(str, self._told("classes")))
-        shape = tuple(self._told("input")["shape"][1:])
         fresh = networks.create(
             recipe.model,
             recipe.arguments,
-            (int(shape[0]), int(shape[1]), int(shape[2])),
-            classes,
-            Preprocessing(pre["divisor"], tuple(pre["mean"]), tuple(pre["std"])),
+            manifest.input.image_shape,
+            self._needed("classes", manifest.classes),
+            self._needed("preprocessing", manifest.preprocessing),
         )
         path = self.onnx(stage)
         found = {t.name: numpy_helper.to_array(t) for t in graphs.read_model(path).graph.initializer}
@@ -148,7 +150,7 @@ class ShippedRun:
                 "the bundle's ONNX file does not hold the network's tensors",
                 got=f"{len(missing)} missing, such as {missing[0]!r}",
                 where=path,
-                todo=f"Give the folder of the run {manifest['name']!r}",
+                todo=f"Give the folder of the run {manifest.name!r}",
             )
         loaded = fresh.with_tensors(tensors)
         return loaded.with_module(loaded.module())
@@ -181,15 +183,8 @@ class ShippedRun:
         with made_folder(self.runs / self.name / name) as folder:
             yield folder
 
-    def _told(self, key: str) -> Any:
-        try:
-            return self.manifest[key]
-        except KeyError as error:
-            raise self._damaged(key, error) from error
-
-    def _damaged(self, key: str, error: Exception) -> BadInput:
-        got = f"{type(error).__name__}: {error}"
-        return BadInput("the manifest is damaged", got=got, where=f"{self.folder / MANIFEST}, {key}")
+    def _needed(self, key: str, value: T | None) -> T:
+        return needed(value, key, self.folder / MANIFEST)
 
 
 def open_finished(path: Path) -> Run | ShippedRun:

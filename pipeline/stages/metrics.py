@@ -1,59 +1,16 @@
 """What a finished stage and a finished run say of themselves: records, read once from their JSON."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from tersor.errors import BadInput
-from tersor.files import read_json, write_json
+from tersor.records import Record
 
 TODO = "Run `tersor compress` first"
 
 
-class _Record:
-    """A frozen dataclass that lies in a JSON file."""
-
-    WHAT = ""
-
-    @classmethod
-    def read(cls, path: Path, what: str = "", todo: str = TODO) -> Self:
-        """Read and check one.
-
-        Raises:
-            BadInput: missing, damaged, or not what this version of tersor writes.
-        """
-        told = read_json(path, what or cls.WHAT, todo)
-        try:
-            return cls.of(told)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise BadInput(f"{what or cls.WHAT} is damaged", got=str(error), where=path, todo=todo) from error
-
-    @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Self:
-        """One of plain data; keys that this version does not know are left out.
-
-        Raises:
-            TypeError: a key is missing.
-        """
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{key: value for key, value in told.items() if key in known})
-
-    def write(self, path: Path) -> None:
-        """Write it, whole or not at all.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        write_json(path, self.to_json())
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)  # type: ignore[call-overload]
-
-
 @dataclass(frozen=True)
-class StageMetrics(_Record):
+class StageMetrics(Record):
     """A stage's metrics.json; the unit is in the name, fractions are of 1, work is for one image.
 
     name: of the stage in its recipe; stage: its kind.
@@ -64,7 +21,8 @@ class StageMetrics(_Record):
     details: what only this kind of stage has to tell.
     """
 
-    WHAT = "a stage's metrics"
+    WHAT: ClassVar[str] = "a stage's metrics"
+    TODO: ClassVar[str] = TODO
 
     name: str
     stage: str
@@ -93,7 +51,7 @@ class StageMetrics(_Record):
 
 
 @dataclass(frozen=True)
-class RunMetrics(_Record):
+class RunMetrics(Record):
     """A run's metrics.json, which is there only when the run is finished.
 
     stages: folders of the stages, in order: `01-train` and so on.
@@ -103,7 +61,8 @@ class RunMetrics(_Record):
     sha256: file, relative to the run -> SHA-256.
     """
 
-    WHAT = "the run's metrics"
+    WHAT: ClassVar[str] = "the run's metrics"
+    TODO: ClassVar[str] = TODO
 
     stages: tuple[str, ...]
     recipe_sha256: str

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tersor.export.bundle.folder import read_manifest
+from tersor.export.bundle.manifest import Manifest
 from tersor.export.bundle.verify import Check, raise_if_broken
 from tersor.export.codec import pack as packing
 from tersor.export.codec.ledger import LedgerRow
@@ -30,13 +31,13 @@ class Bundle:
     path: Path
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        """What it claims, as plain data.
+    def manifest(self) -> Manifest:
+        """What it claims.
 
         Raises:
             BadInput: no bundle there, or a damaged one.
         """
-        return dict(read_manifest(self.path))
+        return read_manifest(self.path)
 
     def verify(self, data: AnyPath | Data | None = None) -> list[Check]:
         """Re-check every claim from the files; see `verify`."""

@@ -15,7 +15,7 @@ GROUND = sorted((ROOT / "src" / "tersor").glob("*.py"))
 FILES = [*GROUND, *(f for room in ROOMS for f in sorted((ROOT / room).rglob("*.py")))]
 
 ORDER = (
-    "version", "errors", "progress", "machine", "files",
+    "version", "errors", "progress", "machine", "files", "records",
     "models",
     "export.codec", "export.forms", "export.timing", "export.bundle",
     "pipeline.recipe", "pipeline.data", "pipeline.show", "pipeline.accuracy", "pipeline.weights",

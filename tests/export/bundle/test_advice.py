@@ -2,22 +2,41 @@
 
 from tersor.export.bundle.advice import advise
 from tersor.export.bundle.card import model_card
+from tersor.export.bundle.manifest import (
+    Artifact,
+    Input,
+    Int8,
+    Latency,
+    Manifest,
+    NotMeasured,
+    Parity,
+)
+from tersor.models.preprocessing import Preprocessing
 
 
-def row(p50: float, *, batch: int = 1, spread: float = 0.01, provider: str = "CPUExecutionProvider") -> dict:
-    low, high = p50 * (1 - spread), p50 * (1 + spread)
-    return {
-        "provider": provider,
-        "batch": batch,
-        "threads": 1,
-        "p50_ms": p50,
-        "p50_low_ms": low,
-        "p50_high_ms": high,
-    }
+def row(
+    p50: float, *, batch: int = 1, spread: float = 0.01, provider: str = "CPUExecutionProvider"
+) -> Latency:
+    return Latency(
+        provider,
+        batch,
+        threads=1,
+        p50_ms=p50,
+        p90_ms=1.5 * p50,
+        p99_ms=2 * p50,
+        speedup=1.0,
+        p50_low_ms=p50 * (1 - spread),
+        p50_high_ms=p50 * (1 + spread),
+        speedup_low=1 - spread,
+        speedup_high=1 + spread,
+        distinguishable=False,
+        throughput_per_s=1e3 * batch / p50,
+        rounds=30,
+    )
 
 
-def entry(file: str, kind: str, *rows: dict) -> dict:
-    return {"file": file, "kind": kind, "latency": list(rows)}
+def entry(file: str, kind: str, *rows: Latency) -> Artifact:
+    return Artifact(file, kind, 9, "0" * 64, latency=rows)
 
 
 def test_slower_int8_is_advised_against() -> None:
@@ -48,28 +67,32 @@ def test_batches_are_compared_each_with_its_own_and_what_was_not_timed_is_left_o
 
 
 def test_the_card_says_what_stayed_in_float_and_what_the_timing_means() -> None:
-    info = {
-        "method": "entropy",
-        "calibration_images": 256,
-        "tried": {"minmax": 0.9, "entropy": 0.95},
-        "fp32_validation_accuracy_fraction": 0.97,
-        "reduce_range": True,
-        "kept_float": ["stem", "fc"],
-        "helps": {"conv": 0.951, "fc": 0.968},
-        "kept_integers": ["conv"],
-    }
-    rows = [{**row(0.2), "p90_ms": 0.3, "p99_ms": 0.4, "speedup": 1.0}]
-    manifest = {
-        "name": "x",
-        "input": {"name": "input", "shape": ["batch", 1, 8, 8]},
-        "compression_ratio": 2.0,
-        "baseline": {"file": "baseline.onnx", "kind": "fp32", "bytes": 9, "latency": rows},
-        "artifacts": [],
-        "preprocessing": {"divisor": 1.0, "mean": [0.0], "std": [1.0]},
-        "int8": info,
-        "advice": ["int8 is slower on this CPU"],
-        "not_measured": [{"what": "cuda", "reason": "no GPU"}],
-    }
+    info = Int8(
+        floor=0.96,
+        fp32_validation_accuracy_fraction=0.97,
+        reduce_range=True,
+        calibration_images=256,
+        quantized=("conv",),
+        kept_float=("stem", "fc"),
+        kept_integers=("conv",),
+        method="entropy",
+        validation_accuracy_fraction=0.968,
+        holds=True,
+        helps={"conv": 0.951, "fc": 0.968},
+        tried={"minmax": 0.9, "entropy": 0.95},
+    )
+    manifest = Manifest(
+        name="x",
+        input=Input("input", ("batch", 1, 8, 8), "float32"),
+        compression_ratio=2.0,
+        baseline=entry("baseline.onnx", "fp32", row(0.2)),
+        artifacts=(),
+        parity=Parity("parity.npz"),
+        preprocessing=Preprocessing(1.0, (0.0,), (1.0,)),
+        int8=info,
+        advice=("int8 is slower on this CPU",),
+        not_measured=(NotMeasured("cuda", "no GPU"),),
+    )
     text = model_card(manifest)
     assert "- Int8 is slower on this CPU." in text
     assert "Calibration by entropy on 256 training images" in text

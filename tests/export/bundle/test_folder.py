@@ -4,56 +4,68 @@ import hashlib
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
 from tersor.errors import BadInput, Unavailable
 from tersor.export.bundle import folder as bundle
 from tersor.export.bundle.folder import file_entry, model_card, read_manifest, recommend, write_bundle
+from tersor.export.bundle.manifest import Artifact, Latency, Manifest
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 def row(speedup, *, distinguishable=True, provider=CPU, batch=1, spread=0.01):
-    return {
-        "provider": provider,
-        "batch": batch,
-        "threads": 1,
-        "p50_ms": 1 / speedup,
-        "p90_ms": 1.2 / speedup,
-        "p99_ms": 1.5 / speedup,
-        "speedup": speedup,
-        "speedup_low": speedup - spread,
-        "speedup_high": speedup + spread,
-        "distinguishable": distinguishable,
-    }
+    p50 = 1 / speedup
+    return Latency(
+        provider,
+        batch,
+        threads=1,
+        p50_ms=p50,
+        p90_ms=1.2 * p50,
+        p99_ms=1.5 * p50,
+        speedup=speedup,
+        p50_low_ms=0.99 * p50,
+        p50_high_ms=1.01 * p50,
+        speedup_low=speedup - spread,
+        speedup_high=speedup + spread,
+        distinguishable=distinguishable,
+        throughput_per_s=1e3 * batch / p50,
+        rounds=30,
+    )
 
 
 def entry(file, kind, *latency, size=100, diff=1e-6):
-    return {
-        "file": file,
-        "kind": kind,
-        "bytes": size,
-        "sha256": "0" * 64,
-        "accuracy_fraction": 0.9722,
-        "max_abs_diff": diff,
-        "latency": list(latency),
-    }
+    return Artifact(file, kind, size, "0" * 64, accuracy_fraction=0.9722, max_abs_diff=diff, latency=latency)
 
 
 def manifest(**changes):
+    return Manifest.of(plain(**changes))
+
+
+def plain(**changes):
     return {
         "name": "digits",
         "tersor_version": "0.1.0",
         "recipe": {"stages": [{"stage": "train"}, {"stage": "share"}]},
-        "data": {"name": "digits", "images": {"train": 1000, "test": 360}, "seed": 3},
+        "data": {
+            "name": "digits",
+            "seed": 3,
+            "sha256": "1" * 64,
+            "images": {"train": 1000, "test": 360},
+            "settings": {"kind": "digits"},
+        },
         "classes": list("0123456789"),
         "preprocessing": {"divisor": 16.0, "mean": [0.3], "std": [0.4]},
         "input": {"name": "input", "shape": ["batch", 1, 8, 8], "dtype": "float32"},
         "environment": {"python": "3.11", "model": "a CPU", "vnni": True, "avx2": False, "threads": 1},
-        "baseline": entry("baseline.onnx", "fp32", row(1.0, distinguishable=False)),
-        "artifacts": [entry("model.onnx", "fp32", row(2.5)), entry("model.tsr", "packed")],
-        "not_measured": [{"target": "cuda", "reason": "no GPU here"}],
+        "baseline": entry("baseline.onnx", "fp32", row(1.0, distinguishable=False)).to_json(),
+        "artifacts": [
+            entry("model.onnx", "fp32", row(2.5)).to_json(),
+            entry("model.tsr", "packed").to_json(),
+        ],
+        "not_measured": [{"what": "cuda", "reason": "no GPU here"}],
         "recommended": {"cpu": {"file": "model.onnx", "batch": 1, "speedup": 2.5, "why": "fastest"}},
         "compression_ratio": 31.25,
         "parity": {"file": "parity.npz", "bounds": {"fp32": 1e-4}},
@@ -68,7 +80,7 @@ def test_bundle_holds_files_manifest_licence_and_checksums(tmp_path):
     folder = tmp_path / "dist" / "digits"
     names = ["LICENSE", "README.md", "SHA256SUMS", "manifest.json", "model.onnx"]
     assert sorted(p.name for p in folder.iterdir()) == names
-    assert json.loads((folder / "manifest.json").read_text()) == manifest()
+    assert json.loads((folder / "manifest.json").read_text()) == plain()
     assert list(json.loads((folder / "manifest.json").read_text()))[0] == "name"
     assert "not stated" in (folder / "LICENSE").read_text()
     lines = (folder / "SHA256SUMS").read_text().splitlines()
@@ -159,12 +171,8 @@ def test_same_files_same_bundle(tmp_path):
 
 def test_file_entry_measures_the_file(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"abc")
-    assert file_entry(tmp_path / "m.onnx", "fp32") == {
-        "file": "m.onnx",
-        "kind": "fp32",
-        "bytes": 3,
-        "sha256": hashlib.sha256(b"abc").hexdigest(),
-    }
+    digest = hashlib.sha256(b"abc").hexdigest()
+    assert file_entry(tmp_path / "m.onnx", "fp32") == Artifact("m.onnx", "fp32", 3, digest)
 
 
 @pytest.mark.parametrize(
@@ -173,10 +181,10 @@ def test_file_entry_measures_the_file(tmp_path):
         (None, "no bundle here. Got no manifest.json"),
         ("{", "manifest cannot be read"),
         ("[]", "manifest is incomplete"),
-        (json.dumps({k: v for k, v in manifest().items() if k != "parity"}), "incomplete. Got no parity"),
-        (json.dumps(manifest(parity={"file": "../../x"})), "manifest is damaged"),
-        (json.dumps(manifest(artifacts=[{"file": "a"}])), "each with kind, bytes and sha256"),
-        (json.dumps(manifest(artifacts=3)), "manifest is damaged"),
+        (json.dumps({k: v for k, v in plain().items() if k != "parity"}), "incomplete. Got no parity"),
+        (json.dumps(plain(parity={"file": "../../x"})), "manifest is damaged"),
+        (json.dumps(plain(artifacts=[{"file": "a"}])), "each with kind, bytes and sha256"),
+        (json.dumps(plain(artifacts=3)), "manifest is damaged"),
     ],
 )
 def test_a_missing_or_damaged_manifest_is_told(text, words, tmp_path):
@@ -203,9 +211,13 @@ def test_card_tells_the_measured_numbers_and_what_was_not_measured():
 
 
 def test_card_says_nothing_of_what_is_missing():
-    bare = manifest(recommended={}, environment={}, recipe={}, data={}, not_measured=[])
-    bare["artifacts"] = [entry("model.onnx", "fp32")]
-    bare["baseline"] = {**entry("baseline.onnx", "fp32"), "accuracy_fraction": None}
+    unmeasured = replace(entry("baseline.onnx", "fp32"), accuracy_fraction=None)
+    bare = replace(
+        manifest(),
+        **dict.fromkeys(("recommended", "environment", "recipe", "data", "not_measured")),
+        baseline=unmeasured,
+        artifacts=(entry("model.onnx", "fp32"),),
+    )
     card = model_card(bare)
     assert "## Latency" not in card
     assert "| `baseline.onnx` | fp32 | 100 | not measured |" in card
@@ -234,9 +246,9 @@ def test_the_fastest_distinguishable_file_is_recommended_per_target():
         entry("model.int8.onnx", "int8", row(3.0), row(0.5, provider=CUDA), row(9.0, batch=64)),
     ]
     chosen = recommend(artifacts, ["cpu", "cuda"])
-    assert (chosen["cpu"]["file"], chosen["cpu"]["speedup"]) == ("model.int8.onnx", 3.0)
-    assert (chosen["cuda"]["file"], chosen["cuda"]["batch"]) == ("model.onnx", 1)
-    assert "3.00x the baseline" in chosen["cpu"]["why"]
+    assert (chosen["cpu"].file, chosen["cpu"].speedup) == ("model.int8.onnx", 3.0)
+    assert (chosen["cuda"].file, chosen["cuda"].batch) == ("model.onnx", 1)
+    assert "3.00x the baseline" in chosen["cpu"].why
 
 
 def test_a_file_that_broke_a_gate_or_is_not_distinguishable_is_not_recommended():
@@ -245,8 +257,8 @@ def test_a_file_that_broke_a_gate_or_is_not_distinguishable_is_not_recommended()
         entry("model.int8.onnx", "int8", row(3.0)),
     ]
     chosen = recommend(artifacts, ["cpu"], failed=["model.int8.onnx"])["cpu"]
-    assert (chosen["file"], chosen["speedup"]) == ("model.onnx", 1.01)
-    assert "distinguishably faster" in chosen["why"]
+    assert (chosen.file, chosen.speedup) == ("model.onnx", 1.01)
+    assert "distinguishably faster" in chosen.why
 
 
 @pytest.mark.parametrize("speedup", [0.5, 0.9])
@@ -273,13 +285,13 @@ def test_of_files_as_fast_the_closest_then_the_smallest_is_recommended():
         entry("model.lowbit.onnx", "lowbit", row(1.99), size=200),
         entry("model.int8.onnx", "int8", row(2.005), size=300, diff=0.1),
     ]
-    assert recommend(artifacts, ["cpu"])["cpu"]["file"] == "model.lowbit.onnx"
+    assert recommend(artifacts, ["cpu"])["cpu"].file == "model.lowbit.onnx"
 
 
 def test_a_target_without_measurements_gets_the_default_and_says_so():
     chosen = recommend([entry("model.onnx", "fp32", row(2.0))], ["cuda"])["cuda"]
-    assert (chosen["file"], chosen["speedup"]) == ("model.onnx", None)
-    assert "nothing was measured on cuda" in chosen["why"]
+    assert (chosen.file, chosen.speedup) == ("model.onnx", None)
+    assert "nothing was measured on cuda" in chosen.why
 
 
 def test_the_licence_is_that_of_the_weights(tmp_path):
@@ -292,4 +304,4 @@ def test_the_licence_is_that_of_the_weights(tmp_path):
 
 def test_a_speedup_in_the_card_has_its_interval():
     timed = entry("model.onnx", "fp32", row(2.5, spread=0.1))
-    assert "2.50x [2.40, 2.60]" in model_card(manifest(artifacts=[timed]))
+    assert "2.50x [2.40, 2.60]" in model_card(replace(manifest(), artifacts=(timed,)))

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnx import numpy_helper
 
 from tersor.errors import BadInput, ClaimBroken
 from tersor.export.bundle.folder import file_entry, write_bundle
+from tersor.export.bundle.manifest import Input, Manifest, Parity
 from tersor.export.bundle.verify import raise_if_broken, verify
 from tersor.export.codec.pack import pack
 from tersor.export.forms.int8 import to_int8
@@ -38,12 +40,11 @@ def labels_of(logits):
 
 def measured(path, kind, inputs, logits, labels):
     session = open_session(path.with_name("model.onnx") if kind == "packed" else path, "cpu")
-    return {
-        **file_entry(path, kind),
-        "accuracy_fraction": parity.accuracy(session, inputs, labels),
-        "max_abs_diff": parity.max_abs_diff(session, inputs, logits),
-        "latency": [],
-    }
+    return replace(
+        file_entry(path, kind),
+        accuracy_fraction=parity.accuracy(session, inputs, labels),
+        max_abs_diff=parity.max_abs_diff(session, inputs, logits),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +61,14 @@ def whole(tmp_path_factory, digits, plain_onnx, folded_onnx, make_network, make_
     labels = labels_of(logits)
     entries = [measured(folder / name, kind, inputs, logits, labels) for name, kind in KINDS.items()]
     base = measured(folder / "baseline.onnx", "fp32", inputs, base_logits, labels)
-    manifest = {
-        "name": "digits",
-        "input": {"name": "input", "shape": ["batch", 1, 8, 8], "dtype": "float32"},
-        "baseline": base,
-        "artifacts": entries,
-        "compression_ratio": round(base["bytes"] / entries[-1]["bytes"], 2),
-        "parity": {"file": "parity.npz", "bounds": dict(parity.BOUNDS)},
-    }
+    manifest = Manifest(
+        name="digits",
+        input=Input("input", ("batch", 1, 8, 8), "float32"),
+        baseline=base,
+        artifacts=tuple(entries),
+        compression_ratio=round(base.bytes / entries[-1].bytes, 2),
+        parity=Parity("parity.npz", parity.BOUNDS),
+    )
     out = tmp_path_factory.mktemp("dist") / "digits"
     names = ["baseline.onnx", *KINDS, "parity.npz"]
     write_bundle(out, {name: folder / name for name in names}, manifest)
@@ -116,7 +117,8 @@ def rename_in(folder, name):
     def change(manifest):
         for entry in [manifest["baseline"], *manifest["artifacts"]]:
             if entry["file"] == name:
-                entry.update(file_entry(folder / name, entry["kind"]))
+                now = file_entry(folder / name, entry["kind"])
+                entry.update(bytes=now.bytes, sha256=now.sha256)
 
     edit(folder, change)
 
@@ -237,7 +239,10 @@ def test_no_bundle_and_unfit_test_data_are_bad_input(whole, tmp_path, split):
 
 def test_a_manifest_of_wrong_types_is_bad_input(copy):
     edit(copy, lambda m: m["artifacts"][0].update(max_abs_diff="small"))
-    with pytest.raises(BadInput, match="manifest is damaged"):
+    words = (
+        r'manifest is damaged\. Got "small"\. Wanted a number\. Where: .*json, artifacts\[0\]\.max_abs_diff\.'
+    )
+    with pytest.raises(BadInput, match=words):
         verify(copy)
 
 

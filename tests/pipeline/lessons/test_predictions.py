@@ -64,7 +64,11 @@ class Opened(ShippedRun):
 
     def __init__(self, folder: Path, images: Data) -> None:
         super().__init__(folder)
-        self.__dict__.update(images=images, manifest={"name": "bundle"})
+        self.__dict__.update(images=images)
+
+    @property
+    def name(self) -> str:
+        return "bundle"
 
     def onnx(self, stage: str | int | None = None) -> Path:
         return self.folder / ("model.onnx" if stage is None else "baseline.onnx")

@@ -50,14 +50,14 @@ def recipe(**deploy: Any) -> Recipe:
 def test_int8_keeps_the_networks_grids_and_tells_how_it_came_about(run: Run, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    files, skipped, notes = shipping.make_files(
+    files, skipped, int8 = shipping.make_files(
         recipe(int8_max_drop=0.5, int8_reduce_range=False), run, work, DATA, lambda *_: None
     )
     assert (files["model.int8.onnx"], skipped) == ("int8", [])
-    info = notes["int8"]
-    assert sorted(info["kept_integers"]) == ["conv1.0", "conv2.0", "fc1", "fc2"]
-    assert info["holds"]
-    assert set(info["tried"]) == {"minmax", "percentile", "entropy"}
+    assert int8 is not None
+    assert sorted(int8.kept_integers) == ["conv1.0", "conv2.0", "fc1", "fc2"]
+    assert int8.holds
+    assert set(int8.tried) == {"minmax", "percentile", "entropy"}
     assert files["model.lowbit.onnx"] == "lowbit"  # four bits a channel fit, though not in one codebook
     assert (work / "model.lowbit.onnx").stat().st_size < 0.3 * (work / "model.onnx").stat().st_size
     assert not (work / "folded.onnx.tmp").exists()
@@ -78,12 +78,13 @@ def test_int8_that_does_not_hold_is_not_shipped_and_the_reason_is_told(
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.setattr(shipping, "floor_of", lambda *_: 1.25)
-    files, skipped, notes = shipping.make_files(
+    files, skipped, int8 = shipping.make_files(
         recipe(int8_calibration="minmax", lowbit=False), run, work, DATA, lambda *_: None
     )
     assert "model.int8.onnx" not in files
     assert not (work / "model.int8.onnx").exists()
-    lost = 100 * (1.25 - notes["int8"]["validation_accuracy_fraction"])
+    assert int8 is not None
+    lost = 100 * (1.25 - int8.validation_accuracy_fraction)
     assert skipped == [
         (
             "model.int8.onnx",
@@ -105,8 +106,8 @@ def test_a_file_of_another_network_breaks_the_parity_gate(run: Run, tmp_path: Pa
     (good,) = measured(run, tmp_path, "model.onnx")
     assert good.max_abs_diff <= good.most_diff
     (bad,) = measured(run, tmp_path, "01-train/model.onnx")  # not rounded to four bits
-    row = parity_gate([(s.path.name, s.max_abs_diff, s.most_diff) for s in (good, bad)])
-    assert not row["ok"]
+    gate = parity_gate([(s.path.name, s.max_abs_diff, s.most_diff) for s in (good, bad)])
+    assert not gate.ok
 
 
 def test_logits_that_are_no_numbers_are_not_shipped(run: Run, trained: Network, tmp_path: Path) -> None:
