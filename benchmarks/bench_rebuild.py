@@ -20,15 +20,19 @@ IMAGES = 8
 
 def one(name: str, pixels: int, pruner: str, ratio: float) -> str:
     """Prune a network with random weights here; returns a line with seconds and peak memory."""
+    import torch
+
+    from tersor.pipeline.accuracy.evaluate import Images
     from tersor.pipeline.recipe.recipe import Structure
     from tersor.pipeline.reports.networks import random_network
-    from tersor.pipeline.structure.stage import Images, prune_channels
+    from tersor.pipeline.structure.stage import prune_channels
 
     baseline = random_network(name, pixels)
     inputs = np.random.default_rng(0).standard_normal((IMAGES, *baseline.input_shape)).astype(np.float32)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     settings = Structure(stage="structure", pruner=pruner, sparsity=ratio)
-    _, told = prune_channels(baseline, settings, Images(inputs, np.zeros(IMAGES, np.int64)), lambda *_: None)
+    images = Images(torch.from_numpy(inputs), torch.zeros(IMAGES, dtype=torch.int64))
+    _, told = prune_channels(baseline, settings, images, lambda *_: None)
     seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (

@@ -36,13 +36,12 @@ ROUND_TO = 8
 BISECTIONS = 9
 
 
-def gradients(network: Network, images: structure.Images) -> Gradients:
+def gradients(network: Network, images: Images) -> Gradients:
     """Summed over ten batches, by parameter: Torch-Pruning's Taylor scores, as its examples make them."""
     module = network.module().train(False)
-    inputs, labels = torch.from_numpy(images.inputs), torch.from_numpy(images.labels)
     for batch in range(10):
         part = slice(128 * batch, 128 * (batch + 1))
-        functional.cross_entropy(module(inputs[part]), labels[part]).backward()
+        functional.cross_entropy(module(images.inputs[part]), images.labels[part]).backward()
     return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
 
@@ -86,9 +85,7 @@ def theirs_at(
     return best
 
 
-def ours_at(
-    network: Network, images: structure.Images, speedup: float, pruner: str, profiles: Path
-) -> Network:
+def ours_at(network: Network, images: Images, speedup: float, pruner: str, profiles: Path) -> Network:
     """The width search's network."""
     settings = Structure.model_validate(
         {
@@ -121,7 +118,7 @@ def main() -> None:
     torch.set_num_threads(recipe.threads)
     data = load_data(**recipe.data.model_dump(), seed=recipe.seed)
     network = networks.load(options.stage / "network.safetensors")
-    first = structure.Images(data.preprocessing.apply(data.train.images[:10_000]), data.train.labels[:10_000])
+    first = Images.of(data.train.first(10_000), data.preprocessing)
     tune = Tune.model_validate(
         {
             "stage": "tune",

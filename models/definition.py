@@ -33,25 +33,41 @@ def build(
             or a factory that fails or returns something else than a module.
     """
     factory = factory_of(definition)
-    offered = {"input_shape": input_shape, "classes": classes}
-    parameters = inspect.signature(factory).parameters
-    given = {k: v for k, v in offered.items() if k in parameters} | dict(arguments)
+    given = offered(factory, input_shape, classes, arguments)
     check_call(factory, given, "the network's factory", definition)
+    with beside(_file_of(definition)) if is_file_place(definition) else contextlib.nullcontext():
+        return called(factory, given, definition)
+
+
+def offered(
+    factory: Factory, input_shape: tuple[int, int, int], classes: int, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The keyword arguments for a factory: those that it takes of what is known, and further ones."""
+    known = {"input_shape": input_shape, "classes": classes}
+    parameters = inspect.signature(factory).parameters
+    return {k: v for k, v in known.items() if k in parameters} | dict(arguments)
+
+
+def called(factory: Factory, given: Mapping[str, Any], where: str) -> nn.Module:
+    """What a factory returns.
+
+    Raises:
+        BadInput: it fails, or returns something else than a module.
+    """
     try:
-        with beside(_file_of(definition)) if is_file_place(definition) else contextlib.nullcontext():
-            module = factory(**given)
+        module = factory(**given)
     except TersorError:
         raise
     except (Exception, SystemExit) as error:
         raise BadInput(
-            "the network's factory failed", got=f"{type(error).__name__}: {error}", where=definition
+            "the network's factory failed", got=f"{type(error).__name__}: {error}", where=where
         ) from error
     if not isinstance(module, nn.Module):
         raise BadInput(
             "the factory did not return a network",
             got=type(module).__name__,
             wanted="a torch.nn.Module",
-            where=definition,
+            where=where,
         )
     return module
 

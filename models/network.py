@@ -4,13 +4,16 @@ Channels removed show in the shapes, pruned weights are exact zeros, shared or r
 weights are few distinct values; `Form` says how such values are to be read.
 """
 
+import copy
 import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
@@ -61,11 +64,14 @@ class Activation:
     zero_point: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
-    """A network definition plus its tensors; a value, never changed in place.
+    """A network definition plus its tensors: a value, which nobody can change in place.
 
-    definition: a name of the zoo or `path/to/file.py:factory`.
+    The tensors are copies of their own, made in torch's inference mode: changing one raises a RuntimeError.
+    Two networks are equal when their digests are.
+
+    definition: a name of the zoo, `path/to/file.py:factory`, or `live Name` for a module of this process.
     arguments: keyword arguments of the factory.
     input_shape: (channels, height, width) of one input, float32.
     classes: the class names, in the order of the outputs.
@@ -85,9 +91,53 @@ class Network:
     forms: Mapping[str, Form] = field(default_factory=dict)
     source_sha256: str | None = None
     activations: Mapping[str, Activation] = field(default_factory=dict)
+    template: nn.Module | None = field(default=None, repr=False)
+    """Of a network made from a live module: what `module()` copies in place of building the definition."""
+
+    def __post_init__(self) -> None:
+        frozen = {name: _frozen(tensor) for name, tensor in self.tensors.items()}
+        object.__setattr__(self, "tensors", MappingProxyType(frozen))
+        for name in ("arguments", "forms", "activations"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Network) and self.digest() == other.digest()
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
+    @classmethod
+    def of_module(
+        cls,
+        module: nn.Module,
+        input_shape: tuple[int, int, int],
+        classes: tuple[str, ...],
+        preprocessing: Preprocessing,
+    ) -> Self:
+        """A network of a live module, which serves in this process: `save` refuses it.
+
+        Args:
+            module: float32 (N, C, H, W) -> (N, classes); copied, in whatever state it is.
+            input_shape, classes, preprocessing: as the fields.
+        """
+        template = copy.deepcopy(module).cpu().eval()
+        tensors = {k: v.detach() for k, v in template.state_dict().items()}
+        told = hashlib.sha256(repr(template).encode()).hexdigest()
+        return cls(
+            f"live {type(module).__name__}",
+            {},
+            input_shape,
+            classes,
+            preprocessing,
+            tensors,
+            source_sha256=told,
+            template=template,
+        )
 
     def module(self) -> nn.Module:
         """The network as a PyTorch module in eval mode, float32 (N, C, H, W) -> (N, classes)."""
+        if self.template is not None:
+            return rebuild(copy.deepcopy(self.template), self.tensors)
         fresh = definitions.build(self.definition, self.input_shape, len(self.classes), self.arguments)
         return rebuild(fresh, self.tensors)
 
@@ -95,19 +145,23 @@ class Network:
         """The form of the tensor called `name`; dense where nothing was said."""
         return self.forms.get(name, DENSE)
 
-    def with_module(self, module: nn.Module, forms: Mapping[str, Form] | None = None) -> "Network":
+    def with_module(self, module: nn.Module, forms: Mapping[str, Form] | None = None) -> Self:
         """The same network with the tensors (and shapes) of `module`, copied to the CPU."""
-        tensors = {k: v.detach().cpu().clone().contiguous() for k, v in module.state_dict().items()}
+        tensors = {k: v.detach() for k, v in module.state_dict().items()}
         return self.with_tensors(tensors, forms)
 
     def with_tensors(
         self, tensors: Mapping[str, torch.Tensor], forms: Mapping[str, Form] | None = None
-    ) -> "Network":
+    ) -> Self:
         """The same network with other tensors; `forms` are kept where not given."""
-        return replace(self, tensors=dict(tensors), forms=dict(self.forms if forms is None else forms))
+        return replace(self, tensors=tensors, forms=self.forms if forms is None else forms)
 
     def digest(self) -> str:
         """SHA-256 over header and tensors, in hex: equal networks have equal digests."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         sha = hashlib.sha256(json.dumps(self._header(), sort_keys=True).encode())
         for name in sorted(self.tensors):
             tensor = self.tensors[name].contiguous()
@@ -116,21 +170,43 @@ class Network:
         return sha.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write one `.safetensors` file: the tensors and a small header."""
+        """Write one `.safetensors` file: the tensors and a small header.
+
+        Raises:
+            BadInput: the network was made from a live module, which no file can build anew.
+            OSError: the file cannot be written.
+        """
         from safetensors.torch import save
 
+        if self.template is not None:
+            raise BadInput(
+                "a network made from a live module cannot be saved",
+                got=self.definition,
+                wanted="a definition that can be built anew: a name of the zoo, or path/to/file.py:factory",
+                where=path,
+                todo="Put what builds the module into a file, and use "
+                "Network.of('path/to/file.py:factory', ...).with_module(module)",
+            )
         tensors = {k: v.contiguous() for k, v in self.tensors.items()}
         content = save(tensors, {HEADER_KEY: json.dumps(self._header(), sort_keys=True)})
         write_whole(path, content)  # not save_file: on a full disk it raises no OSError
 
     def _header(self) -> dict[str, Any]:
-        apart = ("tensors", "forms", "preprocessing", "activations")
-        fields = {k: v for k, v in self.__dict__.items() if k not in apart}
+        named = ("definition", "input_shape", "classes", "source_sha256")
+        fields = {name: getattr(self, name) for name in named} | {"arguments": dict(self.arguments)}
         forms = {k: asdict(v) for k, v in self.forms.items()}
         own = {"version": HEADER_VERSION, "forms": forms, "preprocessing": asdict(self.preprocessing)}
         if self.activations:  # networks without keep the digests they always had
             own["activations"] = {k: asdict(v) for k, v in self.activations.items()}
         return json.loads(json.dumps({**fields, **own}))
+
+
+def _frozen(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that cannot be changed in place; one that already is such a copy, as it is."""
+    if tensor.is_inference():
+        return tensor
+    with torch.inference_mode():
+        return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def create(

@@ -88,10 +88,10 @@ def run_stage(
     """Run one stage, measure its result, and write both into its working folder."""
     settings, began = recipe.stages[index], time.monotonic()
     before = done[-1] if done else None
-    start = before.network() if before else checked_start(recipe, data, store.profiles, tell)
     baseline = done[0].network if done else None
     checkpoint, seed = folder / CHECKPOINT, stage_seed(recipe, index)
     context = Context(recipe, data, seed, checkpoint, store.profiles, tell, baseline)
+    start = before.network() if before else checked_start(context)
     network, details = row_of(settings).run(start, settings, context)
     seconds = time.monotonic() - began
     validation, previous = Images.of(data.validation, data.preprocessing), before.onnx if before else None
@@ -107,13 +107,14 @@ def run_stage(
     ).write(folder / METRICS)
 
 
-def checked_start(recipe: Recipe, data: Data, profiles: Path, tell: Tell) -> Network:
+def checked_start(context: Context) -> Network:
     """The fresh network, after a rehearsal of what would else fail only after the training."""
-    start = fresh_network(recipe, data)
+    recipe = context.recipe
+    start = fresh_network(recipe, context.data)
     for settings in recipe.stages:
-        row_of(settings).rehearse(start, settings, profiles, tell)
+        row_of(settings).rehearse(start, settings, context)
     if is_file_place(recipe.model):
-        tell(0.0, "checking that it can be exported")
+        context.progress(0.0, "checking that it can be exported")
         with TemporaryDirectory() as folder:
             export_onnx(start, Path(folder) / ONNX)
     return start

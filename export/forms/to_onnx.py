@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
-from tersor import __version__
 from tersor.errors import BadInput
 from tersor.export.forms import graph as graphs
+from tersor.version import __version__
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -1,8 +1,8 @@
 """Measure a network on a split: accuracy, top-5, loss; and the BatchNorm statistics of a set of images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,6 +27,14 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def first(self, count: int) -> "Images":
+        """The first `count` images, or all where there are fewer."""
+        return Images(self.inputs[:count], self.labels[:count])
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of `size` images at a time, in their order; the last may be fewer."""
+        return zip(self.inputs.split(size), self.labels.split(size))
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -37,24 +45,43 @@ class Evaluation:
     loss: float
 
 
+@dataclass
+class Tally:
+    """The sums behind an Evaluation, batch by batch; top-5 of fewer than five classes is 1."""
+
+    images: int = 0
+    right: int = 0
+    among_five: int = 0
+    loss: float = 0.0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count one batch: logits (N, classes), labels (N,)."""
+        logits = logits.float()
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        self.images += len(labels)
+        self.right += int((logits.argmax(1) == labels).sum())
+        self.among_five += int(best.any(1).sum())
+        self.loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+
+    def result(self) -> Evaluation:
+        """The measures over all images counted; at least one."""
+        return Evaluation(self.right / self.images, self.among_five / self.images, self.loss / self.images)
+
+
 def evaluate(
     module: nn.Module, images: Images, *, batch_size: int = 512, precision: str = "fp32"
 ) -> Evaluation:
-    """Measure a module in eval mode; top-5 of fewer than five classes is 1."""
+    """Measure a module in eval mode, on at least one image."""
     module.eval()
-    right, among_five, loss = 0, 0, 0.0
+    tally = Tally()
     with torch.inference_mode(), autocast(images.inputs.device.type, precision):
-        for inputs, labels in zip(images.inputs.split(batch_size), images.labels.split(batch_size)):
-            logits = module(inputs).float()
-            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            right += int((logits.argmax(1) == labels).sum())
-            among_five += int(best.any(1).sum())
-            loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-    return Evaluation(right / len(images), among_five / len(images), loss / len(images))
+        for inputs, labels in images.batches(batch_size):
+            tally.add(module(inputs), labels)
+    return tally.result()
 
 
-def reestimate_batch_norm(module: nn.Module, images: np.ndarray, *, batch_size: int = 256) -> nn.Module:
-    """Replace running means and variances by their averages over images (N, C, H, W), float32.
+def reestimate_batch_norm(module: nn.Module, inputs: Tensor, *, batch_size: int = 256) -> nn.Module:
+    """Replace running means and variances by their averages over inputs (N, C, H, W), float32.
 
     Everything but BatchNorm stays in eval mode. Changes `module` in place and returns it in eval mode.
     """
@@ -68,7 +95,7 @@ def reestimate_batch_norm(module: nn.Module, images: np.ndarray, *, batch_size: 
         norm.momentum = None  # None means a plain average over all batches
         norm.train()
     with torch.no_grad():
-        for batch in torch.from_numpy(images).split(batch_size):
+        for batch in inputs.split(batch_size):
             if len(batch) > 1:
                 module(batch)
     for norm, momentum in zip(norms, momenta):

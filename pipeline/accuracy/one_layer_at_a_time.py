@@ -4,14 +4,12 @@ Two ways behind one function: from scratch, and with what comes before the layer
 (forward_prefix.py). Both give the same numbers; the second takes about half the time.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from torch import Tensor
-from torch.nn import functional
 
 from tersor.models.network import Network
-from tersor.pipeline.accuracy.evaluate import Evaluation, Images, evaluate
+from tersor.pipeline.accuracy.evaluate import Evaluation, Images, Tally, evaluate
 from tersor.pipeline.accuracy.forward_prefix import CannotSplit, Prefix
 from tersor.progress import Tell
 
@@ -20,27 +18,6 @@ Weights = Mapping[str, Mapping[float, Tensor]]
 
 Found = dict[tuple[str, float], Evaluation]
 """(layer, level) -> what was measured."""
-
-
-@dataclass
-class _Tally:
-    """Sums over batches: the same sums in the same order as `evaluate` makes them."""
-
-    right: int = 0
-    among_five: int = 0
-    loss: float = 0.0
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count one batch: logits (N, classes), labels (N,)."""
-        logits = logits.float()
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        self.right += int((logits.argmax(1) == labels).sum())
-        self.among_five += int(best.any(1).sum())
-        self.loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-
-    def result(self, images: int) -> Evaluation:
-        """The measures over `images` images."""
-        return Evaluation(self.right / images, self.among_five / images, self.loss / images)
 
 
 def evaluate_each(
@@ -99,8 +76,8 @@ def _with_reuse(network: Network, weights: Weights, images: Images, batch_size: 
     device = images.inputs.device
     prefix = Prefix(network.module().to(device), images.inputs[:batch_size])
     walk = sorted(weights, key=prefix.place_of)
-    tallies = {(layer, level): _Tally() for layer, levels in weights.items() for level in levels}
-    for done, (inputs, labels) in enumerate(_batches(images, batch_size)):
+    tallies = {(layer, level): Tally() for layer, levels in weights.items() for level in levels}
+    for done, (inputs, labels) in enumerate(images.batches(batch_size)):
         prefix.start(inputs)
         for step, layer in enumerate(walk):
             progress((done * batch_size + len(inputs) * step / len(walk)) / len(images), layer)
@@ -109,8 +86,4 @@ def _with_reuse(network: Network, weights: Weights, images: Images, batch_size: 
                 with prefix.weight(layer, weight.to(device)):
                     tallies[layer, level].add(prefix.finish(), labels)
     progress(1.0, f"{len(tallies)} points")
-    return {key: tally.result(len(images)) for key, tally in tallies.items()}
-
-
-def _batches(images: Images, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(images.inputs.split(batch_size), images.labels.split(batch_size))
+    return {key: tally.result() for key, tally in tallies.items()}

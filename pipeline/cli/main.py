@@ -48,7 +48,7 @@ app = application("Make a PyTorch CNN small and fast, prove that it still works,
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from tersor import __version__
+        from tersor.version import __version__
 
         typer.echo(f"tersor {__version__}")
         raise typer.Exit()

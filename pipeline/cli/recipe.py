@@ -24,7 +24,7 @@ app = application("What may stand in a recipe, and what one would do.")
 def settings(as_json: JsonOption = False, quiet: QuietOption = False) -> None:
     """Print every setting of a recipe with its default, as Markdown (docs/settings.md)."""
     from tersor.pipeline.recipe.schema import recipe_schema
-    from tersor.pipeline.recipe.settings_page import settings_page
+    from tersor.pipeline.show.settings_page import settings_page
 
     print_json(recipe_schema()) if as_json else typer.echo(settings_page(), nl=False)
 

@@ -17,6 +17,7 @@ import numpy as np
 from tersor.errors import BadInput
 from tersor.models.preprocessing import Preprocessing
 from tersor.pipeline.data import known_sets
+from tersor.pipeline.data.arrays import pairs_of, pixels_of
 from tersor.pipeline.data.known_sets import Arrays, Loaded
 from tersor.pipeline.data.pixel_statistics import preprocessing_of
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from tersor.pipeline.recipe.recipe import Recipe
 
 KINDS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder")
+HANDED_OVER = "arrays"
+"""The kind of data that were handed over in Python: no file tells where they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,10 @@ class Split:
     def __len__(self) -> int:
         """The number of images."""
         return len(self.labels)
+
+    def first(self, count: int) -> "Split":
+        """The first `count` images, or all where there are fewer."""
+        return Split(self.images[:count], self.labels[:count])
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +67,50 @@ class Data:
         """(channels, height, width) of one image."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+    @classmethod
+    def of(
+        cls,
+        train: Any,
+        test: Any,
+        validation: Any = None,
+        *,
+        classes: Sequence[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> "Data":
+        """Data that are handed over in Python.
+
+        Args:
+            train, test, validation: each (images, labels) as numpy or torch arrays, a dataset of (image,
+                label), or a loader of such batches. Images are whole numbers 0 to 255, or these / 255, or
+                these normalised by `mean` and `std`; (N, C, H, W), (N, H, W, C) or (N, H, W).
+            classes: names in the order of the labels; default: the dataset's own `classes`, or numbers.
+            mean, std: of the preprocessing, per channel, of pixels / 255; default: of the training pixels.
+            validation_fraction: of the training images become validation, where that is not given.
+            seed: of that split.
+
+        Raises:
+            BadInput: images or labels that cannot be read, do not pair up, or do not fit each other.
+        """
+        given = {"train": train, "validation": validation, "test": test}
+        pairs = {name: pairs_of(part, name) for name, part in given.items() if part is not None}
+        arrays = {n: (pixels_of(x, mean, std, n), np.asarray(y).reshape(-1)) for n, (x, y) in pairs.items()}
+        names = classes if classes is not None else getattr(train, "classes", None)
+        count = 1 + max(int(labels.max(initial=0)) for _, labels in arrays.values())
+        told = tuple(map(str, names if names is not None else range(count)))
+        splits = {n: checked_split(*pair, classes=told, where=n) for n, pair in arrays.items()}
+        if validation is None:
+            rng = np.random.default_rng(seed)
+            splits["train"], splits["validation"] = _cut(splits["train"], validation_fraction, rng)
+        parts = (splits["train"], splits["validation"], splits["test"])
+        _check_every_class(told, *parts, "train")
+        pre = preprocessing_of(splits["train"].images, 255.0, mean, std, "train")
+        data = cls(HANDED_OVER, told, pre, *parts)
+        _check_shapes(data, None, None, "train, validation, test")
+        return data
 
     def digest(self) -> str:
         """Hex SHA-256 over classes, preprocessing, pixels, labels and who is in which split."""
@@ -254,6 +305,12 @@ def _mixed(part: Arrays | None, seed: int) -> Any:
 def _check_arguments(
     kind: str, path: Path | None, validation_fraction: float, test_fraction: float, channels: int | None
 ) -> None:
+    if kind == HANDED_OVER:
+        raise BadInput(
+            "the data were handed over in Python and lie in no file",
+            where="data",
+            todo="Hand them over again: data=tersor.Data.of(...)",
+        )
     if kind not in KINDS:
         near = difflib.get_close_matches(kind, KINDS, 1, 0.4)
         todo = f"Did you mean {near[0]!r}" if near else None

@@ -18,6 +18,7 @@ from tersor.models.network import Network
 from tersor.pipeline.accuracy.evaluate import Images, evaluate
 from tersor.pipeline.accuracy.forward_prefix import Prefix
 from tersor.pipeline.lessons.influence import predicted
+from tersor.pipeline.show.markdown import markdown_table
 from tersor.pipeline.structure.one_layer import Wiring, proof, wirings
 from tersor.pipeline.structure.proof import prove
 from tersor.progress import Tell
@@ -122,7 +123,7 @@ def collapse(network: Network, wired: Wiring, images: Images, tell: Tell = lambd
         images: what accuracy is taken on.
         tell: told the fraction done.
     """
-    scores = predicted(network, [wired.layer], Images(images.inputs[:256], images.labels[:256]))
+    scores = predicted(network, [wired.layer], images.first(256))
     order = scores[wired.layer]["squares"].argsort(stable=True)
     first, found = int(order[0]), list[Rebuild]()
     accuracies = _accuracies(network, wired, order, images, tell)
@@ -221,17 +222,15 @@ def _dense(network: Network, layer: str | None) -> Wiring:
 
 def collapse_markdown(result: Collapse) -> str:
     """A line a rebuild: accuracy over all neurons, and what the proof says."""
-    lines = [
-        "| rebuild | median % | lowest | highest | masked against rebuilt | proven |",
-        "|---|---:|---:|---:|---|---|",
-    ]
+    rows = []
     for r in result.rebuilds:
         values = [100 * v for v in r.accuracies]
         cells = [f"{v:.2f}" for v in (median(values), min(values), max(values))]
-        lines.append(f"| {r.what} | {' | '.join(cells)} | {r.proof} | {'yes' if r.proven else 'NO'} |")
+        rows.append([r.what, *cells, r.proof, "yes" if r.proven else "NO"])
+    header = ("rebuild", "median %", "lowest", "highest", "masked against rebuilt", "proven")
     percents = ", ".join(f"{v:.2f}" for v in R3_PERCENT)
     before = f"Before: {100 * result.baseline:.2f} % of {result.images:,} validation images."
-    return "\n".join([*lines, "", f"{before} R3 saw {percents} %."]) + "\n"
+    return f"{markdown_table(header, rows, 'lrrrl')}\n\n{before} R3 saw {percents} %.\n"
 
 
 def as_json(result: Collapse) -> dict[str, Any]:

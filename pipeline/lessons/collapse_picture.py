@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tersor.pipeline.show.picture import ACCENT, INK, MUTED, PAPER, SOFT, STYLE
+from tersor.pipeline.show.palette import ACCENT, INK, MUTED, OTHER, SOFT
+from tersor.pipeline.show.picture import AXES, png
 
 if TYPE_CHECKING:
     from tersor.pipeline.lessons.collapse import Collapse
 
-THEIRS = "#c2571a"
 ACROSS = 4
 EXPLAINED = "a dot: accuracy without this neuron\nlight line: before the removal\ndashed: R3's three removals"
 
@@ -22,18 +22,10 @@ def draw_collapse(result: "Collapse", theirs: Sequence[float], path: Path) -> No
         theirs: R3's accuracies in %, drawn as lines.
         path: the file to write.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     count = len(result.rebuilds)
     down = -(-count // ACROSS)
-    with matplotlib.rc_context({**STYLE, "axes.spines.left": True, "ytick.color": MUTED}):
-        figure = Figure(
-            figsize=(3.3 * ACROSS, 2.7 * down + 0.9),
-            facecolor=PAPER,
-            layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1),
-        )
+    size = (3.3 * ACROSS, 2.7 * down + 0.9)
+    with png(path, size, style=AXES, pads=(0.08, 0.1)) as figure:
         panels = figure.subplots(down, ACROSS, squeeze=False, sharex=True, sharey=True)
         for axes in panels.flat[count:]:
             axes.set_axis_off()
@@ -42,7 +34,7 @@ def draw_collapse(result: "Collapse", theirs: Sequence[float], path: Path) -> No
         for axes, way in zip(panels.flat, result.rebuilds):
             axes.axhline(100 * result.baseline, color=SOFT, linewidth=1.5, zorder=0)
             for value in theirs:
-                axes.axhline(value, color=THEIRS, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+                axes.axhline(value, color=OTHER, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
             shown = [100 * v for v in way.accuracies]
             color = ACCENT if way.proven else INK
             axes.scatter(range(len(shown)), shown, s=11, color=color, linewidths=0, zorder=2)
@@ -67,6 +59,3 @@ def draw_collapse(result: "Collapse", theirs: Sequence[float], path: Path) -> No
             x=0.01,
             ha="left",
         )
-        temporary = path.with_name(path.name + ".tmp")
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
-    temporary.replace(path)

@@ -6,6 +6,7 @@ from typing import Any
 from tersor.errors import BadInput
 from tersor.models.cost import Cost, LayerCost, cost
 from tersor.pipeline.shipping.opened import Finished
+from tersor.pipeline.show.markdown import markdown_table
 
 Column = tuple[str, Callable[[LayerCost], int], Callable[[Cost], int]]
 """Heading, a layer's figure, and the network's."""
@@ -71,16 +72,16 @@ def cost_markdown(before: Cost, after: Cost) -> str:
 
 def _table(before: Cost, after: Cost, columns: Sequence[Column], *, shapes: bool) -> str:
     names = ["layer", "type", *(["output"] if shapes else []), *(name for name, _, _ in columns)]
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * (3 if shapes else 2) + "---:|" * len(columns)]
+    rows: list[Sequence[str]] = []
     later = {row.name: row for row in after.layers}
     for row in before.layers:
         other = later.get(row.name)
         shape = [_change(_shape(row), _shape(other) if other else "gone")] if shapes else []
         cells = [_change(f"{of(row):,}", f"{of(other):,}" if other else "0") for _, of, _ in columns]
-        lines.append(f"| {' | '.join([row.name, row.type, *shape, *cells])} |")
+        rows.append([row.name, row.type, *shape, *cells])
     totals = [_change(f"{of(before):,}", f"{of(after):,}") for _, _, of in columns]
-    lines.append(f"| {' | '.join(['all', '', *([''] if shapes else []), *totals])} |")
-    return "\n".join(lines)
+    rows.append(["all", "", *([""] if shapes else []), *totals])
+    return markdown_table(names, rows, "lllr" if shapes else "llr")
 
 
 def _shape(row: LayerCost) -> str:

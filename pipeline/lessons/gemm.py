@@ -25,6 +25,7 @@ from tersor.models.network import Network
 from tersor.models.preprocessing import Preprocessing
 from tersor.pipeline.lessons.convolution_product import GemmConv2d, as_products, fits
 from tersor.pipeline.shipping.opened import Finished
+from tersor.pipeline.show.markdown import markdown_table
 from tersor.progress import Reporter, Tell
 
 BOUND = 1e-4
@@ -223,21 +224,20 @@ def check_same(part: str, differences: Mapping[str, float]) -> None:
 def lesson_markdown(lessons: Sequence[Lesson]) -> str:
     """A line for every part and way; times beside Conv2d's with a 95 % interval."""
     first = lessons[0].rows[0]
-    lines = [
-        f"Batch {first.batch}, {first.threads} thread{'s' if first.threads > 1 else ''}, interleaved.",
-        "",
-        "| part | way | p50 ms | 10,000 images, s | time beside Conv2d's | differs from Conv2d by |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
+    rows = []
     for lesson in lessons:
         for row in lesson.rows:
             own = lesson.max_abs_diff.get(row.file)
             same = f"{own:.1e}" if own is not None and row.file != "Conv2d" else ""
-            lines.append(
-                f"| {lesson.part} | {row.file} | {row.p50_ms:.3g} | {10_000 / row.throughput_per_s:.2f} "
-                f"| {_ratio(row)} | {same} |"
-            )
-    lines.append("")
+            seconds = f"{10_000 / row.throughput_per_s:.2f}"
+            rows.append([lesson.part, row.file, f"{row.p50_ms:.3g}", seconds, _ratio(row), same])
+    header = ("part", "way", "p50 ms", "10,000 images, s", "time beside Conv2d's", "differs from Conv2d by")
+    lines = [
+        f"Batch {first.batch}, {first.threads} thread{'s' if first.threads > 1 else ''}, interleaved.",
+        "",
+        markdown_table(header, rows, "llr"),
+        "",
+    ]
     lines += [
         f"{lesson.part}: unfold writes {lesson.column_bytes / 1e6:.2f} MB for "
         f"{lesson.input_bytes / 1e6:.2f} MB read ({lesson.column_bytes / lesson.input_bytes:.1f} times)."

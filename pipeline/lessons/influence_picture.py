@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tersor.pipeline.lessons.influence import METHODS, Agreement, Channel, Influence
-from tersor.pipeline.show.picture import ACCENT, INK, MUTED, PAPER, SOFT, STYLE
+from tersor.pipeline.show.palette import ACCENT, INK, MUTED, OTHER, PAPER, SOFT
+from tersor.pipeline.show.picture import AXES, png, round_ticks
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from tersor.pipeline.show.picture import Axes
 
-PICK = "#c2571a"
 ACROSS, MOST_PANELS = 3, 12
 NUMBERED = 24
 """Up to so many channels carry their number."""
@@ -27,20 +27,12 @@ def draw_influence(result: Influence, path: Path, name: str) -> None:
         path: the file to write.
         name: of the run, for the title.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     layers = list(result.layers().items())[:MOST_PANELS]
     agreements = result.agreements()
     across = min(ACROSS, len(layers))
     down = math.ceil(len(layers) / across)
-    with matplotlib.rc_context({**STYLE, "axes.spines.left": True, "ytick.color": MUTED}):
-        figure = Figure(
-            figsize=(3.9 * max(across, 2), 3.6 * down + 0.42 * len(layers) + 2.0),
-            facecolor=PAPER,
-            layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1),
-        )
+    size = (3.9 * max(across, 2), 3.6 * down + 0.42 * len(layers) + 2.0)
+    with png(path, size, style=AXES, pads=(0.12, 0.1)) as figure:
         heights = (3.6 * down, 0.42 * len(layers) + 1.3)
         upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
         panels = upper.subplots(down, across, squeeze=False)
@@ -59,9 +51,6 @@ def draw_influence(result: Influence, path: Path, name: str) -> None:
             x=0.01,
             ha="left",
         )
-        temporary = path.with_name(path.name + ".tmp")
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
-    temporary.replace(path)
 
 
 def _scatter(axes: "Axes", layer: str, channels: Sequence[Channel], own: Agreement) -> None:
@@ -71,7 +60,7 @@ def _scatter(axes: "Axes", layer: str, channels: Sequence[Channel], own: Agreeme
     small = len(channels) > NUMBERED
     axes.axhline(0, color=SOFT, linewidth=1, zorder=0)
     axes.scatter(guesses, drops, s=22 if small else 44, color=ACCENT, alpha=0.7, linewidths=0, zorder=2)
-    for index, color in ((best, INK), (first, PICK)):
+    for index, color in ((best, INK), (first, OTHER)):
         size = 90 if index != best or color == INK else 170  # one ring around the other when they agree
         axes.scatter(
             [guesses[index]],
@@ -95,7 +84,6 @@ def _scatter(axes: "Axes", layer: str, channels: Sequence[Channel], own: Agreeme
 
 def _scale(axes: "Axes", guesses: Sequence[float], drops: Sequence[float]) -> None:
     """Logarithmic axes where one channel would push all others into a corner."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, SymmetricalLogLocator
 
     def plain(value: float, _: object) -> str:
         """A tick's number without exponents."""
@@ -103,16 +91,16 @@ def _scale(axes: "Axes", guesses: Sequence[float], drops: Sequence[float]) -> No
 
     if min(guesses) > 0 and max(guesses) / min(guesses) > 5:
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(FuncFormatter(plain))
+        axes.xaxis.set_major_formatter(plain)
     typical = sorted(map(abs, drops))[len(drops) // 2]
     if typical > 0 and max(drops) > 12 * typical:
         flat = max(typical, 0.1)
         axes.set_yscale("symlog", linthresh=flat, linscale=0.7)
-        axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=flat, subs=(1.0, 3.0)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(plain))
+        axes.locator_params(axis="y", subs=(1.0, 3.0))
+        axes.set_yticks([], minor=True)
+        axes.yaxis.set_major_formatter(plain)
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(6))
+        round_ticks(axes.yaxis, 6)
 
 
 def _said(own: Agreement) -> str:
@@ -142,7 +130,7 @@ def _correlations(axes: "Axes", layers: Sequence[str], agreements: Sequence[Agre
             zorder=3,
         )
         axes.scatter([], [], marker=MARKS[method], s=46, color=ACCENT, label=method)
-    axes.scatter([], [], s=90, facecolors="none", edgecolors=PICK, linewidths=1.6, label="R3's first choice")
+    axes.scatter([], [], s=90, facecolors="none", edgecolors=OTHER, linewidths=1.6, label="R3's first choice")
     axes.scatter([], [], s=90, facecolors="none", edgecolors=INK, linewidths=1.6, label="the best choice")
     axes.set_yticks(range(len(layers)), layers)
     axes.set_ylim(len(layers) - 0.5, -0.5)

@@ -11,6 +11,7 @@ from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.lessons.influence import METHODS, Agreement, Influence, influence
 from tersor.pipeline.lessons.influence_picture import draw_influence
 from tersor.pipeline.shipping.opened import Finished
+from tersor.pipeline.show.markdown import markdown_table
 from tersor.pipeline.weights.sensitivity import limited
 from tersor.progress import Reporter
 
@@ -77,16 +78,13 @@ def influence_table(result: Influence) -> Table:
 
 def influence_markdown(result: Influence) -> str:
     """The same table for a page."""
-    lines = [
-        "| layer | channels | " + " | ".join(METHODS) + " | best choice |",
-        "|---|" + "---:|" * (len(METHODS) + 2),
-    ]
+    rows = []
     agreements = result.agreements()
     for layer, channels in result.layers().items():
         cells = [_cell(a) for a in agreements if a.layer == layer]
         best = min(c.accuracy_drop_fraction for c in channels)
-        lines.append(f"| {layer} | {len(channels)} | {' | '.join(cells)} | {100 * best:.2f} |")
-    return "\n".join(lines) + "\n"
+        rows.append([layer, len(channels), *cells, f"{100 * best:.2f}"])
+    return markdown_table(("layer", "channels", *METHODS, "best choice"), rows, "lr") + "\n"
 
 
 def _cell(a: Agreement) -> str:

@@ -18,6 +18,7 @@ from tersor.errors import BadInput
 from tersor.export.timing.parity import outputs
 from tersor.export.timing.providers import open_session
 from tersor.files import made_folder, write_whole
+from tersor.pipeline.accuracy.confusion import confusion_matrix
 from tersor.pipeline.data.load import Data, Split
 from tersor.pipeline.shipping.opened import Finished
 from tersor.pipeline.show import charts, units
@@ -114,30 +115,24 @@ def _logits(path: Path, data: Data) -> np.ndarray:
 def write_csv(path: Path, found: Answers, classes: Sequence[str]) -> None:
     """One line a test image, in the order of the split; probabilities to six decimals."""
     before, after = found.said
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            [
-                "index",
-                "true_class",
-                "baseline_class",
-                "model_class",
-                "baseline_true_probability",
-                "model_true_probability",
-                "damage_nats",
-            ]
-        )
-        for i, (true, first, last) in enumerate(zip(found.labels, before, after)):
-            chances = (f"{p[i, true]:.6f}" for p in (found.before, found.after))
-            names = (classes[k] for k in (true, first, last))
-            writer.writerow([i, *names, *chances, f"{found.damage[i]:.6f}"])
-    temporary.replace(path)
-
-
-def confusion(labels: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
-    """Counts, int64 (classes, classes): rows are the true classes, columns the answers."""
-    return np.bincount(labels * classes + said, minlength=classes**2).reshape(classes, classes)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(
+        [
+            "index",
+            "true_class",
+            "baseline_class",
+            "model_class",
+            "baseline_true_probability",
+            "model_true_probability",
+            "damage_nats",
+        ]
+    )
+    for i, (true, first, last) in enumerate(zip(found.labels, before, after)):
+        chances = (f"{p[i, true]:.6f}" for p in (found.before, found.after))
+        names = (classes[k] for k in (true, first, last))
+        writer.writerow([i, *names, *chances, f"{found.damage[i]:.6f}"])
+    write_whole(path, text.getvalue())
 
 
 def most_confused(before: np.ndarray, after: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -183,7 +178,7 @@ def _page(found: Answers, data: Data) -> dict[str, Any]:
     from markupsafe import Markup
 
     count = len(data.classes)
-    first, last = (confusion(found.labels, said, count) for said in found.said)
+    first, last = (confusion_matrix(found.labels, said, count) for said in found.said)
     matrices = (first, last)
     right = [float(np.trace(m) / m.sum()) for m in matrices]
     broken, mended = _changed(found)

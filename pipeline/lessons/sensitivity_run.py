@@ -47,8 +47,7 @@ def run_sensitivity(
     except ValueError as error:
         raise BadInput("levels are numbers, separated by commas", got=levels, where="--levels") from error
     network, found = run.network(stage or 0), run.data(data)
-    images = Images.of(found.validation, found.preprocessing)
-    images = Images(images.inputs[:limit], images.labels[:limit])
+    images = Images.of(found.validation.first(limit), found.preprocessing)
     with Reporter([("each layer", 4.0), ("all layers", 1.0)], quiet=quiet) as reporter:
         with reporter.step() as tell:
             points = sensitivity(network, images, method=method, levels=chosen, progress=tell)

@@ -245,8 +245,8 @@ def _compute(
     tell(0.0, where)
     difference = proof(network, wired, going, bench.validation.inputs[:64])
     narrow = remove_channels(network, wired, going)
-    images = bench.data.preprocessing.apply(bench.data.train.images[:NORM_IMAGES])
-    narrow = narrow.with_module(reestimate_batch_norm(narrow.module(), images))
+    images = Images.of(bench.data.train.first(NORM_IMAGES), bench.data.preprocessing)
+    narrow = narrow.with_module(reestimate_batch_norm(narrow.module(), images.inputs))
     removed = bench.accuracy(narrow)
     tuned, trained = fit(
         narrow,

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tersor.pipeline.lessons.shrink import Shrunk, Step
-from tersor.pipeline.show.picture import ACCENT, INK, MUTED, PAPER, SOFT, STYLE
+from tersor.pipeline.show.palette import ACCENT, INK, OTHER, REFUSED, SOFT
+from tersor.pipeline.show.picture import AXES, png, round_ticks
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from tersor.pipeline.show.picture import Axes
 
-OTHERS, REFUSED = "#c2571a", "#9b1c1c"
 Figures = Mapping[str, Mapping[int, tuple[float, float]]]
 """Layer -> width -> accuracy in % after the removal and after fine-tuning."""
 
@@ -23,17 +23,9 @@ def draw_shrinking(shrunk: Shrunk, theirs: Figures, path: Path) -> None:
         theirs: a report's figures to draw beside ours; may be empty.
         path: the file to write.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     layers = list(dict.fromkeys(step.layer for step in shrunk.steps))
-    with matplotlib.rc_context({**STYLE, "axes.spines.left": True, "ytick.color": MUTED}):
-        figure = Figure(
-            figsize=(1.2 + 3.8 * max(len(layers), 2), 6.6),
-            facecolor=PAPER,
-            layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
-        )
+    size = (1.2 + 3.8 * max(len(layers), 2), 6.6)
+    with png(path, size, style=AXES, pads=(0.1, 0.1)) as figure:
         axes = figure.subplots(2, len(layers), squeeze=False, sharex="col", sharey="row")
         for column, layer in enumerate(layers):
             steps = [step for step in shrunk.steps if step.layer == layer]
@@ -54,9 +46,6 @@ def draw_shrinking(shrunk: Shrunk, theirs: Figures, path: Path) -> None:
         )
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-        temporary = path.with_name(path.name + ".tmp")
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
-    temporary.replace(path)
 
 
 def _said(steps: Sequence[Step]) -> str:
@@ -72,8 +61,6 @@ def _column(
     start: float,
 ) -> None:
     """One layer: the widths from left to right, falling."""
-    from matplotlib.ticker import MaxNLocator
-
     bottom.axhline(100 * start, color=SOFT, linewidth=1.2, linestyle=(0, (4, 3)), zorder=0)
     widths = [step.width for step in steps]
     refused = [step for step in steps if not step.kept]
@@ -85,7 +72,7 @@ def _column(
                 list(shown),
                 list(shown.values()),
                 "s--",
-                color=OTHERS,
+                color=OTHER,
                 markersize=5,
                 linewidth=1.1,
                 label="report R3",
@@ -107,4 +94,4 @@ def _column(
         axes.tick_params(labelsize=8)
     highest = steps[0].width + len(steps[0].removed)
     bottom.set_xlim(highest + 0.03 * highest, min([*widths, *theirs]) - 0.03 * highest)
-    bottom.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
+    round_ticks(bottom.xaxis, 9, whole=True)

@@ -10,6 +10,7 @@ from tersor.models.cost import cost
 from tersor.pipeline.lessons.shrink import Bench, Shrinking, Shrunk, Step, check_widths, rows, shrink
 from tersor.pipeline.lessons.shrink_picture import draw_shrinking
 from tersor.pipeline.recipe.recipe import Tune
+from tersor.pipeline.show.markdown import markdown_table
 from tersor.pipeline.stages.run_folder import Run
 from tersor.pipeline.stages.store import Store
 from tersor.progress import Reporter
@@ -115,19 +116,18 @@ def line_of(step: Step) -> str:
 
 def shrink_markdown(shrunk: Shrunk) -> str:
     """The triplets beside R3's; a removal of several channels is one line."""
-    lines = [
-        "| layer | width | validation: before | removed | tuned | test: removed | tuned "
-        "| R3: removed | tuned | MACs |",
-        "|---|" + "---:|" * 9,
-    ]
+    lines = []
     for s in shrunk.steps:
         theirs = R3.get(s.layer, {}).get(s.width)
         cells = [*_percents(s.before[0], s.after_removal[0], s.after_tuning[0])]
         cells += _percents(s.after_removal[1], s.after_tuning[1])
         cells += [f"{v:.2f}" for v in theirs] if theirs else ["", ""]
         width = f"{s.width}" if s.kept else f"{s.width}, not kept"
-        lines.append(f"| {s.layer} | {width} | {' | '.join(cells)} | {s.macs:,} |")
-    return "\n".join([*lines, "", last_line(shrunk)]) + "\n"
+        lines.append([s.layer, width, *cells, f"{s.macs:,}"])
+    validation = ("validation: before", "removed", "tuned")
+    test = ("test: removed", "tuned", "R3: removed", "tuned")
+    table = markdown_table(("layer", "width", *validation, *test, "MACs"), lines, "lr")
+    return f"{table}\n\n{last_line(shrunk)}\n"
 
 
 def last_line(shrunk: Shrunk) -> str:

@@ -14,6 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tersor.pipeline.show.palette import ACCENT, OTHER, SAGE
+from tersor.pipeline.show.picture import PADS, PLAIN, png
+
 Method = Literal["gradient", "pruning", "l1", "proximal", "trimmed_l1", "hard_threshold"]
 Vector = NDArray[np.float64]
 
@@ -109,34 +112,30 @@ def _projected(method: Method, strength: float, weights: Vector) -> Vector:
 
 def draw(tracks: list[Track], path: Path) -> None:
     """Write a PNG: for each run the loss (top) and every weight (bottom), true non-zero ones in colour."""
-    from matplotlib.figure import Figure
-
     across = 4
     down = -(-len(tracks) // across)
-    figure = Figure(figsize=(3.1 * across, 3.4 * down), layout="constrained")
-    axes = figure.subplots(2 * down, across, sharex=True, squeeze=False, height_ratios=[1, 1.8] * down)
-    for axis in axes.flat:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_visible(False)
-    for i, run in enumerate(tracks):
-        top, bottom = axes[2 * (i // across)][i % across], axes[2 * (i // across) + 1][i % across]
-        for axis in (top, bottom):
-            axis.set_visible(True)
-        top.semilogy(run.losses, color="#0f6b5c")
-        top.set_ylim(0.004, 30)
-        top.set_title(f"{run.title}: {run.nonzero} of {COLUMNS} left", fontsize=9, loc="left")
-        for weight, true in zip(run.weights.T, run.truth):
-            style = {"color": "#c2571a", "zorder": 2} if true else {"color": "#9aa5a0", "linewidth": 0.8}
-            bottom.plot(weight, **style)
-        bottom.set_ylim(-1.8, 1.8)
-        if i % across == 0:
-            top.set_ylabel("loss", fontsize=8)
-            bottom.set_ylabel("weights", fontsize=8)
-        bottom.set_xlabel("step", fontsize=8)
-        for axis in (top, bottom):
-            axis.tick_params(labelsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with png(path, (3.1 * across, 3.4 * down), style=PLAIN, dpi=130, pads=PADS) as figure:
+        axes = figure.subplots(2 * down, across, sharex=True, squeeze=False, height_ratios=[1, 1.8] * down)
+        for axis in axes.flat:
+            axis.set_visible(False)
+        for i, run in enumerate(tracks):
+            top, bottom = axes[2 * (i // across)][i % across], axes[2 * (i // across) + 1][i % across]
+            for axis in (top, bottom):
+                axis.set_visible(True)
+            top.semilogy(run.losses, color=ACCENT)
+            top.set_ylim(0.004, 30)
+            top.set_title(f"{run.title}: {run.nonzero} of {COLUMNS} left", fontsize=9, loc="left")
+            for weight, true in zip(run.weights.T, run.truth):
+                style = {"color": OTHER, "zorder": 2} if true else {"color": SAGE, "linewidth": 0.8}
+                bottom.plot(weight, **style)
+            bottom.set_ylim(-1.8, 1.8)
+            if i % across == 0:
+                top.set_ylabel("loss", fontsize=8)
+                bottom.set_ylabel("weights", fontsize=8)
+            bottom.set_xlabel("step", fontsize=8)
+            for axis in (top, bottom):
+                axis.tick_params(labelsize=7)
 
 
 def as_json(tracks: list[Track]) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ from onnx import numpy_helper
 from tersor.errors import BadInput
 from tersor.files import made_folder
 from tersor.pipeline.shipping.opened import Finished
-from tersor.pipeline.show.picture import ACCENT, MUTED, PAPER, SOFT, STYLE
+from tersor.pipeline.show.palette import ACCENT, MUTED, SOFT
+from tersor.pipeline.show.picture import PADS, png
 from tersor.pipeline.stages.run_folder import Run
 
 QUANTIZING = ("sharing", "linear")
@@ -60,12 +61,7 @@ def _weights(path: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _draw(layers: dict[str, tuple[Any, Any]], before: str, path: Path) -> None:
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11, 0.9 + 1.75 * len(layers)), facecolor=PAPER, layout="constrained")
+    with png(path, (11, 0.9 + 1.75 * len(layers)), dpi=100, pads=PADS) as figure:
         axes = figure.subplots(len(layers), 2, squeeze=False, sharex="row")
         for row, (name, pair) in enumerate(layers.items()):
             limit = float(np.abs(pair[0]).max()) * 1.02 or 1.0
@@ -80,7 +76,7 @@ def _draw(layers: dict[str, tuple[Any, Any]], before: str, path: Path) -> None:
                     axis.stairs(counts, edges, fill=True, color=SOFT)
                     told = f"{len(np.unique(alive)):,} values"
                 axis.set_yscale("log")
-                axis.yaxis.set_minor_formatter(NullFormatter())
+                axis.tick_params(axis="y", which="minor", labelleft=False)
                 axis.set_ylim(bottom=0.7)
                 axis.set_title(
                     f"{name}: {len(alive):,} of {len(values):,} not zero, {told}",
@@ -90,6 +86,3 @@ def _draw(layers: dict[str, tuple[Any, Any]], before: str, path: Path) -> None:
                 )
                 axis.tick_params(labelsize=8)
         figure.suptitle(f"Weights that are not zero: after {before} (left), in the file (right)", fontsize=13)
-        temporary = path.with_name(path.name + ".tmp")
-        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
-    temporary.replace(path)

@@ -1,6 +1,5 @@
 """One recipe from another: a file says `base: other.yaml` and what is different."""
 
-import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ class Written:
             )
         for path, own in reversed(self.files[:-1]):
             merged = _over(merged, own, str(path))
-        return copy.deepcopy(merged)  # overrides are written into it
+        return merged
 
     def where(self, place: Sequence[Any]) -> str:
         """The file in which the value at a place of the merged recipe stands, and the place; else all files.

@@ -21,7 +21,8 @@ class Own(StageSettings):
 
     The function takes `network` and, where it has parameters of these names, `settings` (annotated with a
     pydantic model), `data`, `seed`, `device`, `baseline` and `tell`; it returns the network, or the network
-    and a dict of what it has to tell. Its settings stand in the recipe beside `stage` and `name`.
+    and a dict of what it has to tell. Its settings stand in the recipe beside `stage` and `name`. Before the
+    training it is tried on the fresh network and a few images; `function.rehearse = False` leaves that out.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -97,9 +98,9 @@ def checked_settings(place: str, given: dict[str, Any]) -> BaseModel | None:
     return None if model is None else model.model_validate(given)
 
 
-def name_of(place: str) -> str:
-    """What a stage of the user's is called where the recipe does not say: as its function is."""
-    return place.rpartition(":")[2].lower().replace("_", "-").strip("-")
+def name_of(stage: str) -> str:
+    """What a stage of the user's is called where the recipe does not say: as its function."""
+    return stage.rpartition(":")[2].lower().replace("_", "-").strip("-")
 
 
 def is_own(stage: str) -> bool:

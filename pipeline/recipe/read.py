@@ -1,5 +1,6 @@
 """Recipes from YAML files and --set overrides, with errors that say where and suggest what was meant."""
 
+import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tersor.errors import BadInput
+from tersor.files import write_whole
 from tersor.pipeline.recipe.base import Written, did_you_mean, read_written, spot_in, stages_by_name
 from tersor.pipeline.recipe.recipe import KINDS, OWN, Recipe
 
@@ -31,29 +33,45 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), data: Path | None = N
             "the recipe is missing", where=path, todo=f"Did you mean {near[0]}?" if near else "Check RECIPE="
         )
     written = read_written(path)
-    raw = written.merged()
-    for override in overrides:
-        _apply(raw, override)
-    if data is not None and isinstance(raw.get("data") or {}, dict):
-        raw["data"] = _with_path(raw.get("data") or {}, data)
-    return parse_recipe(raw, written)
+    return parse_recipe(written.merged(), written, overrides, data)
 
 
-def parse_recipe(raw: Mapping[str, Any], where: str | Written) -> Recipe:
+def parse_recipe(
+    raw: Mapping[str, Any], where: str | Written, overrides: Sequence[str] = (), data: Path | None = None
+) -> Recipe:
     """Check plain data and turn it into a Recipe.
+
+    Args:
+        raw: what would stand in the file.
+        where: for messages.
+        overrides, data: as for `read_recipe`.
 
     Raises:
         BadInput: the first thing that is wrong, with its place and, for unknown keys, a suggestion.
     """
+    given = copy.deepcopy(dict(raw))
+    for override in overrides:
+        _apply(given, override)
+    if data is not None and isinstance(given.get("data") or {}, dict):
+        given["data"] = _with_path(given.get("data") or {}, data)
     try:
-        return Recipe.model_validate(raw)
+        return Recipe.model_validate(given)
     except ValidationError as error:
-        raise explain(error, raw, where) from error
+        raise explain(error, given, where) from error
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe, all defaults spelled out, as YAML."""
-    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    write_whole(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+
+
+def as_overrides(changes: Mapping[str, Any]) -> list[str]:
+    """Settings by their dotted names as `--set` takes them: `name.setting=value`, the value in YAML."""
+    ending = "..." + chr(10)
+    return [
+        f"{key}={yaml.safe_dump(value, default_flow_style=True).removesuffix(ending).strip()}"
+        for key, value in changes.items()
+    ]
 
 
 def _with_path(data: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -238,11 +238,13 @@ else:
 class DataSettings(Settings):
     """Where the images come from. `path` is what DATA= or --data sets."""
 
-    kind: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder"] = "digits"
+    kind: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "folder", "arrays"] = Field(
+        "digits", description="arrays: handed over in Python"
+    )
     path: Path | None = None
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     test_fraction: float = Field(0.25, gt=0, lt=1, description="for sets without a test split of their own")
-    image_size: tuple[int, int] | None = None
+    image_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     channels: Literal[1, 3] | None = None
     resize: bool = False
     limit: int | None = Field(None, ge=2, description="at most this many training images")

@@ -11,6 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tersor.errors import BadInput
+from tersor.pipeline.show.markdown import markdown_table, number_or_dash
+from tersor.pipeline.show.palette import INK, LINES
+from tersor.pipeline.show.picture import AXES, PADS, png, round_ticks
 
 FLOAT_BITS = 32
 
@@ -125,9 +128,10 @@ def markdown(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
     ways = list(dict.fromkeys(row["way"] for row in rows))
     by = {(row["way"], row["bits"]): row for row in rows}
     lines = [f"## {report.title}: accuracy on the test split by bits of a weight", ""]
-    lines += ["| % | | " + " | ".join(map(str, bits)) + " |", "|---|---|" + "---:|" * len(bits)]
-    for title, said in report.said.items():
-        lines.append(_line(title, report.metric, [said.get(b) for b in bits], ".2f"))
+    cells = [
+        [title, report.metric, *(number_or_dash(said.get(b), ".2f") for b in bits)]
+        for title, said in report.said.items()
+    ]
     for way in ways:
         own = [by.get((way, b)) for b in bits]
         for label, key, form in (
@@ -135,64 +139,52 @@ def markdown(report: Report, rows: Sequence[Mapping[str, Any]]) -> str:
             ("top-5", "top5_percent", ".2f"),
             ("loss", "loss", ".3g"),
         ):
-            values = [row[key] if row else None for row in own]
-            lines.append(_line(way if label == "top-1" else "", label, values, form))
+            values = (number_or_dash(row[key] if row else None, form) for row in own)
+            cells.append([way if label == "top-1" else "", label, *values])
+    lines.append(markdown_table(("%", "", *map(str, bits)), cells, "llr"))
     return "\n".join([*lines, "", report.note, "", *_footprint(rows)]) + "\n"
 
 
 def _footprint(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Bytes at 32, 2, 4 and 8 bits: weights alone as the reports count, and files as they are."""
     weights = rows[0]["weights"]
-    lines = ["## Footprint", ""]
-    lines += ["| bits | weights alone | low-bit ONNX file | model.tsr | which |", "|---:|---:|---:|---:|---|"]
-    whole = rows[0]["baseline"].get("onnx_bytes")
-    told = "-" if whole is None else f"{whole:,}"
-    lines.append(f"| {FLOAT_BITS} | {4 * weights:,} | {told} (plain ONNX) | - | before rounding |")
+    whole = number_or_dash(rows[0]["baseline"].get("onnx_bytes"), ",")
+    cells = [[FLOAT_BITS, f"{4 * weights:,}", f"{whole} (plain ONNX)", "-", "before rounding"]]
     for bits in (2, 4, 8):
         for row in rows:
             if row["bits"] == bits:
-                low = "-" if row["lowbit_bytes"] is None else f"{row['lowbit_bytes']:,}"
+                low = number_or_dash(row["lowbit_bytes"], ",")
                 alone = f"{(weights * bits + 7) // 8:,}"
-                lines.append(f"| {bits} | {alone} | {low} | {row['packed_bytes']:,} | {row['way']} |")
-    lines += [
+                cells.append([bits, alone, low, f"{row['packed_bytes']:,}", row["way"]])
+    header = ("bits", "weights alone", "low-bit ONNX file", "model.tsr", "which")
+    return [
+        "## Footprint",
+        "",
+        markdown_table(header, cells, "rrrrl"),
         "",
         "Weights alone: bits x weights / 8, without scales, biases and graph. Files hold everything.",
     ]
-    return lines
 
 
 def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Write a PNG: top-1, top-5 and loss against bits, a line for each way; the same rows, the same bytes."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    from tersor.pipeline.show.picture import PAPER, STYLE
-
     ways = list(dict.fromkeys(row["way"] for row in rows))
-    colours = ["#0f6b5c", "#c2571a", "#3b5b92", "#8a6d1f", "#7a3b6d", "#66716b", "#2f9e44", "#b3261e"]
-    with matplotlib.rc_context({**STYLE, "axes.spines.left": True}):
-        figure = Figure(figsize=(12, 4.6), dpi=100, facecolor=PAPER, layout="constrained")
-        FigureCanvasAgg(figure)
+    with png(path, (12, 4.6), style={**AXES, "ytick.color": INK}, dpi=100, pads=PADS) as figure:
         axes = figure.subplots(1, 3)
         for axis, (key, label) in zip(
             axes, (("top1_percent", "top-1 %"), ("top5_percent", "top-5 %"), ("loss", "loss, nats"))
         ):
             for index, way in enumerate(ways):
                 points = sorted((row["bits"], row[key]) for row in rows if row["way"] == way)
-                style = {"color": colours[index % len(colours)], "marker": "os^D"[index // len(colours) % 4]}
+                style = {"color": LINES[index % len(LINES)], "marker": "os^D"[index // len(LINES) % 4]}
                 axis.plot([b for b, _ in points], [v for _, v in points], label=way, markersize=4, **style)
             axis.set_title(label, loc="left", fontsize=11)
             axis.set_xlabel("bits of a weight")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            round_ticks(axis.xaxis, 10, whole=True)
             if key == "loss":
                 axis.set_yscale("log")
         figure.suptitle(title, x=0.01, ha="left", fontsize=13)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9)
-        temporary = path.with_name(path.name + ".tmp")
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    temporary.replace(path)
 
 
 def _way(linear: Mapping[str, Any], tuned: Mapping[str, Any] | None, pruned: Mapping[str, Any] | None) -> str:
@@ -206,8 +198,3 @@ def _way(linear: Mapping[str, Any], tuned: Mapping[str, Any] | None, pruned: Map
         epochs = "1 epoch" if tuned["epochs"] == 1 else f"{tuned['epochs']} epochs"
         parts.append(f"{epochs}, {'learned scales' if tuned['learn_scales'] else 'fixed scales'}")
     return ", ".join(part for part in parts if part)
-
-
-def _line(head: str, label: str, values: Sequence[float | None], form: str) -> str:
-    told = " | ".join("-" if value is None else format(value, form) for value in values)
-    return f"| {head} | {label} | {told} |"

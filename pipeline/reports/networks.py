@@ -22,8 +22,10 @@ from tersor.models import network as networks
 from tersor.models.cost import cost
 from tersor.models.network import Network
 from tersor.models.preprocessing import Preprocessing
+from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.recipe.recipe import Structure
-from tersor.pipeline.structure.stage import Images, prune_channels
+from tersor.pipeline.show.markdown import markdown_table
+from tersor.pipeline.structure.stage import prune_channels
 
 SMALL = (3, 32, 32)
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -112,9 +114,9 @@ def measure(baseline: Network, pruner: str, ratio: float) -> dict[str, Any]:
     """
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((8, *baseline.input_shape)).astype(np.float32)
+    images = Images(torch.from_numpy(inputs), torch.zeros(len(inputs), dtype=torch.int64))
     settings = Structure(stage="structure", pruner=pruner, sparsity=ratio)
     began = time.monotonic()
-    images = Images(inputs, np.zeros(len(inputs), np.int64))
     small, details = prune_channels(baseline, settings, images, lambda *_: None)
     seconds = time.monotonic() - began
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +124,7 @@ def measure(baseline: Network, pruner: str, ratio: float) -> dict[str, Any]:
         export_onnx(baseline, files["baseline"])
         export_onnx(small, files["pruned"])
         with torch.no_grad():
-            wanted = small.module()(torch.from_numpy(inputs)).numpy()
+            wanted = small.module()(images.inputs).numpy()
         got = outputs(open_session(files["pruned"], "cpu"), inputs)
         rows = benchmark(files, "cpu", baseline="baseline", batches=(1,), seconds_per_model=SECONDS_PER_MODEL)
     return {
@@ -138,6 +140,21 @@ def measure(baseline: Network, pruner: str, ratio: float) -> dict[str, Any]:
     }
 
 
+COLUMNS = (
+    "network",
+    "pruner",
+    "asked",
+    "achieved",
+    "rebuilt by",
+    "masked - rebuilt",
+    "torch - ONNX Runtime",
+    "largest logit",
+    "fewer MACs",
+    "speedup",
+    "prune + prove, s",
+)
+
+
 def markdown(rows: Sequence[dict[str, Any]], pixels: int) -> str:
     """The rows as a table."""
     lines = [
@@ -147,20 +164,25 @@ def markdown(rows: Sequence[dict[str, Any]], pixels: int) -> str:
         f"{pixels}x{pixels} pixels; made by `make table REPORT=networks`. "
         "Differences: the largest of any logit.",
         "",
-        "| network | pruner | asked | achieved | rebuilt by | masked - rebuilt | torch - ONNX Runtime "
-        "| largest logit | fewer MACs | speedup | prune + prove, s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        markdown_table(COLUMNS, map(_cells, rows)),
     ]
-    for row in rows:
-        head = f"| {row['network']} | {row['pruner']} | {row['asked']:.0%} | "
-        if "error" in row:
-            lines.append(f"{head}fails: {row['error']} | | | | | | | |")
-            continue
-        lines.append(
-            f"{head}{row['achieved']:.1%} | {row['rebuilt_by']} | {row['masked_max_abs_diff']:.1e} | "
-            f"{row['onnx_max_abs_diff']:.1e} | {row['largest_logit']:.2g} | {row['macs_ratio']:.2f}x | "
-            f"{row['time_ratio']:.2f}x | {row['seconds']:.1f} |"
-        )
     whys = {row["network"]: row["not_by_nni"] for row in rows if row.get("not_by_nni")}
     lines += ["", "Why NNI's ModelSpeedup did not rebuild it:", ""] if whys else []
     return "\n".join(lines + [f"- {name}: {why}" for name, why in whys.items()]) + "\n"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    head = [row["network"], row["pruner"], f"{row['asked']:.0%}"]
+    if "error" in row:
+        return [*head, f"fails: {row['error']}", *[""] * (len(COLUMNS) - 4)]
+    return [
+        *head,
+        f"{row['achieved']:.1%}",
+        row["rebuilt_by"],
+        f"{row['masked_max_abs_diff']:.1e}",
+        f"{row['onnx_max_abs_diff']:.1e}",
+        f"{row['largest_logit']:.2g}",
+        f"{row['macs_ratio']:.2f}x",
+        f"{row['time_ratio']:.2f}x",
+        f"{row['seconds']:.1f}",
+    ]

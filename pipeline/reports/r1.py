@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tersor.errors import BadInput
+from tersor.pipeline.show.markdown import markdown_table, number_or_dash
 from tersor.pipeline.weights.sensitivity import ALL_LAYERS, R1_LEVELS, Point
 
 R1_CLASSES = 100
@@ -106,14 +107,17 @@ def markdown(rows: Sequence[Mapping[str, Any]], *, data: str, classes: int) -> s
         data: name of the data ours ran on.
         classes: how many it has; where not R1's 100, a note says what can be compared.
     """
-    lines = ["| layer | | " + " | ".join(f"{100 * level:g} %" for level in R1_LEVELS) + " |"]
-    lines.append("|---|---|" + "---:|" * len(R1_LEVELS))
+    cells = []
     for layer in R1_TOP5:
         own = [row for row in rows if row["layer"] == layer]
-        lines.append(_line(f"{layer} | R1 top-5", [row["r1_top5_percent"] for row in own], ".2f"))
-        lines.append(_line(" | top-5", [row["top5_percent"] for row in own], ".2f"))
-        lines.append(_line(" | top-1", [row["top1_percent"] for row in own], ".2f"))
-        lines.append(_line(" | MACs left", [row["effective_macs"] for row in own], ",d"))
+        for head, label, key, form in (
+            (layer, "R1 top-5", "r1_top5_percent", ".2f"),
+            ("", "top-5", "top5_percent", ".2f"),
+            ("", "top-1", "top1_percent", ".2f"),
+            ("", "MACs left", "effective_macs", ",d"),
+        ):
+            cells.append([head, label, *(number_or_dash(row[key], form) for row in own)])
+    table = markdown_table(("layer", "", *(f"{100 * level:g} %" for level in R1_LEVELS)), cells, "llr")
     note = f"R1: CIFAR-100, top-5 {R1_BASELINE:.2f} % before pruning. Ours: {data}, {classes} classes; "
     note += "multiply-adds of one image."
     if classes != R1_CLASSES:
@@ -122,8 +126,4 @@ def markdown(rows: Sequence[Mapping[str, Any]], *, data: str, classes: int) -> s
             f" Not R1's data: top-5 by chance is {chance:.2f} % here and 5.00 % there, so compare where the"
             " curves bend, not their heights."
         )
-    return "\n".join(lines) + f"\n\n{note}\n"
-
-
-def _line(head: str, values: Sequence[Any], form: str) -> str:
-    return f"| {head} | " + " | ".join("-" if v is None else format(v, form) for v in values) + " |"
+    return f"{table}\n\n{note}\n"

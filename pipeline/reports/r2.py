@@ -8,6 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tersor.pipeline.show.markdown import markdown_table, number_or_dash
+from tersor.pipeline.show.palette import NAVY, OTHER, SLATE
+from tersor.pipeline.show.picture import PLAIN, png
+
 STD, PERCENT, SHARING = "studies/r2-std.yaml", "studies/r2-percent.yaml", "studies/r2-sharing.yaml"
 
 R2_STD: Mapping[float, tuple[float, float]] = {0.75: (66.88, 83.14), 1.25: (84.24, 13.0)}
@@ -19,7 +23,6 @@ R2_SHARING: Mapping[int, float] = {5: 89.41, 4: 89.12, 3: 86.75, 2: 73.08}
 R2_BASELINE = 91.52
 
 Record = Mapping[str, Any]
-INK, SECOND, THEIRS = "#1f3b57", "#c2571a", "#7a8793"
 
 
 def make_table(data: Path | None, runs: Path, *, fast: bool, quiet: bool) -> tuple[list[dict[str, Any]], str]:
@@ -74,62 +77,57 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for study, (title, amount) in titles.items():
         own = [row for row in rows if row["study"] == study]
-        lines += [
-            f"### {title}",
-            "",
-            f"| {amount} | sparsity % | accuracy % | packed bytes | R2 sparsity % | R2 accuracy % |",
+        cells = [
+            [
+                f"{row['amount']:g}",
+                f"{row['sparsity_percent']:.2f}",
+                f"{row['accuracy_percent']:.2f}",
+                f"{row['packed_bytes']:,}",
+                *(number_or_dash(row[key], ".2f") for key in ("r2_sparsity_percent", "r2_accuracy_percent")),
+            ]
+            for row in own
         ]
-        lines.append("|---:|---:|---:|---:|---:|---:|")
-        for row in own:
-            theirs = [row["r2_sparsity_percent"], row["r2_accuracy_percent"]]
-            shown = " | ".join("-" if value is None else f"{value:.2f}" for value in theirs)
-            lines.append(
-                f"| {row['amount']:g} | {row['sparsity_percent']:.2f} | {row['accuracy_percent']:.2f} "
-                f"| {row['packed_bytes']:,} | {shown} |"
-            )
-        lines.append("")
+        columns = (amount, "sparsity %", "accuracy %", "packed bytes", "R2 sparsity %", "R2 accuracy %")
+        lines += [f"### {title}", "", markdown_table(columns, cells, "r"), ""]
     return "\n".join(lines)
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Accuracy against sparsity and against shared bits as a PNG, R2's points beside them."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (panel, shared) = pyplot.subplots(1, 2, figsize=(10.5, 4.4), width_ratios=(3, 2))
-    for study, words, colour in (("std", "by standard deviation", INK), ("percent", "by percentage", SECOND)):
-        own = sorted((r["sparsity_percent"], r["accuracy_percent"]) for r in rows if r["study"] == study)
+    with png(path, (10.5, 4.4), style=PLAIN) as figure:
+        panel, shared = figure.subplots(1, 2, width_ratios=(3, 2))
+        for study, words, colour in (
+            ("std", "by standard deviation", NAVY),
+            ("percent", "by percentage", OTHER),
+        ):
+            own = sorted((r["sparsity_percent"], r["accuracy_percent"]) for r in rows if r["study"] == study)
+            if own:
+                panel.plot(*zip(*own, strict=True), marker="o", ms=4, color=colour, label=f"here, {words}")
+        panel.plot(
+            *zip(*R2_STD.values(), strict=True),
+            ls="",
+            marker="D",
+            color=SLATE,
+            label="R2, by standard deviation",
+        )
+        percent = [(100 * fraction, accuracy) for fraction, accuracy in R2_PERCENT.items()]
+        panel.plot(*zip(*percent, strict=True), ls="", marker="s", color=SLATE, label="R2, by percentage")
+        panel.axhline(10, color=SLATE, lw=0.8, ls=":")
+        panel.text(99, 11.5, "chance", color=SLATE, fontsize=9, ha="right")
+        panel.set(
+            xlabel="zeros among all weights (%)", ylabel="test accuracy (%)", xlim=(0, 100), ylim=(0, 100)
+        )
+        panel.set_title("weights pruned, no retraining", loc="left", fontsize=11)
+        panel.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 0.12))
+        pruned = [row for row in rows if row["study"] == "sharing"]
+        own = sorted((row["amount"], row["accuracy_percent"]) for row in pruned)
         if own:
-            panel.plot(*zip(*own, strict=True), marker="o", ms=4, color=colour, label=f"here, {words}")
-    panel.plot(
-        *zip(*R2_STD.values(), strict=True),
-        ls="",
-        marker="D",
-        color=THEIRS,
-        label="R2, by standard deviation",
-    )
-    percent = [(100 * fraction, accuracy) for fraction, accuracy in R2_PERCENT.items()]
-    panel.plot(*zip(*percent, strict=True), ls="", marker="s", color=THEIRS, label="R2, by percentage")
-    panel.axhline(10, color=THEIRS, lw=0.8, ls=":")
-    panel.text(99, 11.5, "chance", color=THEIRS, fontsize=9, ha="right")
-    panel.set(xlabel="zeros among all weights (%)", ylabel="test accuracy (%)", xlim=(0, 100), ylim=(0, 100))
-    panel.set_title("weights pruned, no retraining", loc="left", fontsize=11)
-    panel.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 0.12))
-    pruned = [row for row in rows if row["study"] == "sharing"]
-    own = sorted((row["amount"], row["accuracy_percent"]) for row in pruned)
-    if own:
-        label = f"here, narrowed, then {pruned[0]['sparsity_percent']:.0f} % zeros"
-        shared.plot(*zip(*own, strict=True), marker="o", ms=4, color=INK, label=label)
-    theirs = sorted(R2_SHARING.items())
-    shared.plot(*zip(*theirs, strict=True), ls="", marker="D", color=THEIRS, label="R2, 84 % zeros")
-    shared.set(xlabel="bits of an index", xticks=[bits for bits, _ in theirs], ylim=(60, 100))
-    shared.set_title("pruned, retrained, shared by k-means", loc="left", fontsize=11)
-    shared.legend(frameon=False, loc="lower right")
-    for part in (panel, shared):
-        part.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("VGG16-half on CIFAR-10, beside report R2", x=0.01, ha="left", fontsize=12)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+            label = f"here, narrowed, then {pruned[0]['sparsity_percent']:.0f} % zeros"
+            shared.plot(*zip(*own, strict=True), marker="o", ms=4, color=NAVY, label=label)
+        theirs = sorted(R2_SHARING.items())
+        shared.plot(*zip(*theirs, strict=True), ls="", marker="D", color=SLATE, label="R2, 84 % zeros")
+        shared.set(xlabel="bits of an index", xticks=[bits for bits, _ in theirs], ylim=(60, 100))
+        shared.set_title("pruned, retrained, shared by k-means", loc="left", fontsize=11)
+        shared.legend(frameon=False, loc="lower right")
+        figure.suptitle("VGG16-half on CIFAR-10, beside report R2", x=0.01, ha="left", fontsize=12)
+        figure.tight_layout()

@@ -5,6 +5,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tersor.pipeline.show.markdown import markdown_table
+
 STUDY = Path("studies/r3-grid1.yaml")
 Key = tuple[tuple[int, int], tuple[int, int], int]
 """Widths, kernels, hidden neurons."""
@@ -87,24 +89,31 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| network | test % | train % | seconds | epochs | parameters | MACs |", "|---|" + "---:|" * 6]
-    lines += [
-        f"| {_name(r)} | {r['test_percent']:.2f} | {r['train_percent']:.2f} | {r['cpu_seconds']:.0f} "
-        f"| {r['epochs']} | {r['parameters']:,} | {r['macs']:,} |"
+    cells = [
+        [
+            _name(r),
+            f"{r['test_percent']:.2f}",
+            f"{r['train_percent']:.2f}",
+            f"{r['cpu_seconds']:.0f}",
+            r["epochs"],
+            f"{r['parameters']:,}",
+            f"{r['macs']:,}",
+        ]
         for r in rows
     ]
-    return "\n".join(lines)
+    header = ("network", "test %", "train %", "seconds", "epochs", "parameters", "MACs")
+    return markdown_table(header, cells, "lr")
 
 
 def _beside(rows: Sequence[Mapping[str, Any]]) -> str:
     ours = {(row["widths"], row["kernels"], row["hidden"]): row for row in rows}
-    lines = ["| network | R3 % | ours % | R3 s | ours s |", "|---|---:|---:|---:|---:|"]
+    cells = []
     for (widths, kernels, hidden), (percent, seconds) in {**BY_ACCURACY, **BY_TIME}.items():
         row = ours.get((widths, kernels, hidden))
         own = (f"{row['test_percent']:.2f}", f"{row['cpu_seconds']:.0f}") if row else ("-", "-")
         name = _name({"widths": widths, "kernels": kernels, "hidden": hidden})
-        lines.append(f"| {name} | {percent:.2f} | {own[0]} | {seconds:.1f} | {own[1]} |")
-    return "\n".join(lines)
+        cells.append([name, f"{percent:.2f}", own[0], f"{seconds:.1f}", own[1]])
+    return markdown_table(("network", "R3 %", "ours %", "R3 s", "ours s"), cells, "lr")
 
 
 def _medians(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -115,10 +124,10 @@ def _medians(rows: Sequence[Mapping[str, Any]]) -> str:
         "conv2 kernel": lambda r: r["kernels"][1],
         "dense": lambda r: r["hidden"],
     }
-    lines = ["| setting | value | test % | seconds |", "|---|---:|---:|---:|"]
+    cells = []
     for name, value in settings.items():
         for chosen in sorted({value(row) for row in rows}):
             group = [row for row in rows if value(row) == chosen]
             percent, seconds = (median(row[key] for row in group) for key in ("test_percent", "cpu_seconds"))
-            lines.append(f"| {name} | {chosen} | {percent:.2f} | {seconds:.0f} |")
-    return "\n".join(lines)
+            cells.append([name, chosen, f"{percent:.2f}", f"{seconds:.0f}"])
+    return markdown_table(("setting", "value", "test %", "seconds"), cells, "lr")

@@ -15,11 +15,13 @@ from rich.table import Table
 from tersor.export.timing import providers
 from tersor.export.timing.benchmark import benchmark
 from tersor.export.timing.parity import accuracy
+from tersor.files import write_whole
 from tersor.models.network import Network
 from tersor.pipeline.data.load import Data, data_of
 from tersor.pipeline.recipe.read import read_recipe
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.run import compress
+from tersor.pipeline.show.markdown import markdown_table, number_or_dash
 from tersor.pipeline.stages.run_folder import Run
 from tersor.pipeline.stages.store import Store
 
@@ -78,7 +80,7 @@ def make_table(
     timings, missing = _time_everything(files, finals, recipes["base"])
     rows = [_row(name, ran[name], finals[name], split, timings, missing) for name in MODELS]
     if out is not None:
-        out.write_text(markdown(rows), encoding="utf-8")
+        write_whole(out, markdown(rows))
     return [asdict(row) for row in rows]
 
 
@@ -157,18 +159,14 @@ def _columns(keys: Sequence[str]) -> list[tuple[str, Callable[[dict[str, Any]], 
         ("model", lambda r: r["model"]),
         ("channels", lambda r: r["channels"]),
         ("MACs", lambda r: f"{r['macs'] / 1e6:.2f} M"),
-        ("R5 %", lambda r: _number(r["report_accuracy_percent"], ".2f")),
+        ("R5 %", lambda r: number_or_dash(r["report_accuracy_percent"], ".2f")),
         ("pruned %", lambda r: f"{r['pruned_accuracy_percent']:.2f}"),
         ("tuned %", lambda r: f"{r['tuned_accuracy_percent']:.2f}"),
-        ("R5 ms", lambda r: _number(r["report_inference_ms"], ".3f")),
+        ("R5 ms", lambda r: number_or_dash(r["report_inference_ms"], ".3f")),
     ]
     for key in keys:
         columns.append((f"{key} ms", lambda r, k=key: f"{r['p50_ms'][k]:.3f} ({r['speedup'][k]:.2f}x)"))  # type: ignore[misc]
     return columns
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
 
 
 NOTE = (
@@ -182,11 +180,12 @@ def markdown(rows: Sequence[Row]) -> str:
     """The table as Markdown, with what the columns mean and what was not measured."""
     plain = [asdict(row) for row in rows]
     columns = _columns(list(plain[0]["p50_ms"]))
-    lines = ["| " + " | ".join(h for h, _ in columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(cell(row) for _, cell in columns) + " |" for row in plain]
+    table = markdown_table(
+        [heading for heading, _ in columns], ([cell(row) for _, cell in columns] for row in plain)
+    )
     missing = [f"Not measured: {target}: {why}." for target, why in rows[0].not_measured.items()]
     head = "# Report R5's table\n\nMade by `make table REPORT=r5 DATA=...`.\n\n"
-    return head + "\n".join(lines) + "\n\n" + "\n\n".join([NOTE, *missing]) + "\n"
+    return head + "\n\n".join([table, NOTE, *missing]) + "\n"
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:

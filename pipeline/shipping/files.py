@@ -17,6 +17,8 @@ from tersor.export.timing.benchmark import benchmark
 from tersor.export.timing.packed import load as load_packed
 from tersor.export.timing.parity import bound, max_abs_diff, predictions, write_parity
 from tersor.models.network import Network
+from tersor.pipeline.accuracy.confusion import confusion_matrix
+from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.shipping.int8_choice import METHODS, Judge, candidates_of, floor_of, make_int8
@@ -100,8 +102,7 @@ def _int8(recipe: Recipe, work: Path, final: Network, data: Data, tell: Tell) ->
     """Write model.int8.onnx with the calibration and float layers that validation images ask for."""
     settings, folded = recipe.deploy, work / "folded.onnx.tmp"
     export_onnx(final, folded, fold_batch_norm=True, metadata={"licence": recipe.licence})
-    held = data.validation
-    judge = Judge(data.preprocessing.apply(held.images[:MOST_JUDGED]), held.labels[:MOST_JUDGED])
+    judge = Judge(Images.of(data.validation.first(MOST_JUDGED), data.preprocessing))
     drop = settings.int8_max_drop if settings.int8_max_drop is not None else recipe.gates.max_accuracy_drop
     baseline, own = judge(work / "baseline.onnx")[0], judge(work / "model.onnx")[0]
     floor = floor_of(baseline, own, drop)
@@ -154,7 +155,7 @@ def measure_files(files: dict[str, str], run: Run, work: Path, data: Data, tell:
                 where=name,
                 todo="Look at the training's losses; an fp16 file overflows where activations exceed 65,504",
             )
-        confusion = confusion_matrix(predictions(session, test), data)
+        confusion = confusion_matrix(data.test.labels, predictions(session, test), len(data.classes))
         shipped.append(Shipped(path, kind, difference, bound(kind, expected), confusion))
     tell(1.0, ", ".join(f"{s.path.name} {100 * s.accuracy_fraction:.2f} %" for s in shipped))
     return shipped
@@ -164,12 +165,6 @@ def torch_logits(network: Network, images: np.ndarray) -> np.ndarray:
     """What PyTorch computes: float32 (N, classes)."""
     with torch.no_grad():
         return network.module()(torch.from_numpy(images)).numpy()
-
-
-def confusion_matrix(predicted: np.ndarray, data: Data) -> np.ndarray:
-    """Counts on the test split, int64 (classes, classes): rows true, columns predicted."""
-    count = len(data.classes)
-    return np.bincount(data.test.labels * count + predicted, minlength=count**2).reshape(count, count)
 
 
 def confusions(data: Data, shipped: list[Shipped]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tersor.export.forms.int8 import LayerGrid, to_int8
 from tersor.export.timing.parity import outputs
 from tersor.export.timing.providers import open_session
 from tersor.models.network import Network
+from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.recipe.recipe import Activations
 from tersor.pipeline.training.learned_steps import scales_of
 from tersor.pipeline.weights.activations import calibrate
@@ -31,19 +32,18 @@ NEARLY = 1e-12
 
 @dataclass(frozen=True)
 class Judge:
-    """Validation images, preprocessed float32 (N, C, H, W), and their labels int64 (N,)."""
+    """Measures files on validation images."""
 
-    inputs: np.ndarray
-    labels: np.ndarray
+    images: Images
 
     def __call__(self, path: Path) -> tuple[float, float]:
         """Accuracy (a fraction) and mean cross-entropy (nats) of an ONNX file."""
         session = open_session(path, "cpu")
-        parts = [outputs(session, self.inputs[i : i + BATCH]) for i in range(0, len(self.inputs), BATCH)]
-        logits = np.concatenate(parts).astype(np.float64)
-        right = float((logits.argmax(1) == self.labels).mean())
+        parts = [outputs(session, inputs.numpy()) for inputs, _ in self.images.batches(BATCH)]
+        logits, labels = np.concatenate(parts).astype(np.float64), self.images.labels.numpy()
+        right = float((logits.argmax(1) == labels).mean())
         shifted = logits - logits.max(1, keepdims=True)
-        loss = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(logits)), self.labels]
+        loss = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(logits)), labels]
         return right, float(loss.mean())
 
 

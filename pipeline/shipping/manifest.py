@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tersor
 from tersor.export.bundle import folder as bundle
 from tersor.export.timing import parity
 from tersor.models.user_code import is_file_place
@@ -13,6 +12,7 @@ from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.shipping.gates import check_gates, parity_gate
 from tersor.pipeline.stages.environment import environment
+from tersor.version import __version__
 
 if TYPE_CHECKING:
     from tersor.pipeline.shipping.files import Shipped
@@ -59,7 +59,7 @@ def make_manifest(
     failed = {gate["file"] for gate in gates if not gate["ok"]}
     return {
         "name": recipe.name,
-        "tersor_version": tersor.__version__,
+        "tersor_version": __version__,
         "created_by": "tersor deploy",
         "licence": recipe.licence,
         "recipe": without_paths(recipe),

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from tersor.pipeline.data.load import Data
 
 
-def recheck(bundle: Path, data: Path | None) -> list[Check]:
-    """Check a bundle; accuracy too when the data are given, or need no path (digits).
+def recheck(bundle: Path, data: "Path | Data | None") -> list[Check]:
+    """Check a bundle; accuracy too when the data are given (or where they lie), or need no path (digits).
 
     Raises:
         BadInput: no bundle, a damaged manifest, or data that are not those of the bundle.
@@ -27,7 +27,7 @@ def recheck(bundle: Path, data: Path | None) -> list[Check]:
     return verify(bundle, test=(preprocessing.apply(found.test.images), found.test.labels))
 
 
-def bundle_data(manifest: dict[str, Any], path: Path | None) -> "Data | None":
+def bundle_data(manifest: dict[str, Any], given: "Path | Data | None") -> "Data | None":
     """The data a bundle was made from; None when they need a path and none is given.
 
     Raises:
@@ -38,9 +38,9 @@ def bundle_data(manifest: dict[str, Any], path: Path | None) -> "Data | None":
     try:
         told, pre = manifest["data"], manifest["preprocessing"]
         Preprocessing(pre["divisor"], tuple(pre["mean"]), tuple(pre["std"]))  # what verify will need
-        data = data_as_told(told, path)
+        data = data_as_told(told, given) if given is None or isinstance(given, Path) else given
     except ImportError:
-        if path is None:
+        if given is None:
             return None  # the data were not asked for, and what reads them is not installed
         raise
     except (KeyError, TypeError) as error:
@@ -55,6 +55,6 @@ def bundle_data(manifest: dict[str, Any], path: Path | None) -> "Data | None":
             "these are not the data of the bundle",
             got=f"SHA-256 {data.digest()}",
             wanted=f"SHA-256 {told['sha256']}",
-            where=path or data.name,
+            where=given if isinstance(given, Path) else data.name,
         )
     return data

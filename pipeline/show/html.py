@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tersor.pipeline.show import units
+from tersor.pipeline.show.manifest import at
+from tersor.pipeline.show.palette import DARK, LIGHT
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -24,5 +26,5 @@ def template(name: str) -> "Template":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(units=units)
+    environment.globals.update(units=units, at=at, light=LIGHT, dark=DARK)
     return environment.get_template(name)

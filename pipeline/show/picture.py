@@ -1,18 +1,23 @@
-"""One PNG that explains the trade: size and accuracy after each stage, and how fast the result is."""
+"""How every PNG is drawn; and the one of a bundle: size and accuracy after each stage, and how fast it is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tersor.files import written_aside
 from tersor.pipeline.show import manifest as summary
 from tersor.pipeline.show import units
 from tersor.pipeline.show.manifest import Json
+from tersor.pipeline.show.palette import ACCENT, INK, MUTED, PAPER, SOFT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
-INK, MUTED, ACCENT, SOFT, PAPER = "#1f2723", "#66716b", "#0f6b5c", "#c9d8d1", "#ffffff"
-STYLE: Any = {
+Style = Mapping[str, Any]
+BARS: Style = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so the picture is the same anywhere
     "font.size": 11,
     "text.color": INK,
@@ -23,20 +28,67 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
-    "svg.hashsalt": "tersor",
 }
+"""Bars beside their names: no axis on the left."""
+AXES: Style = {**BARS, "axes.spines.left": True, "ytick.color": MUTED}
+"""Numbers along both axes."""
+PLAIN: Style = {"axes.spines.top": False, "axes.spines.right": False}
+"""As matplotlib comes, open at the top and on the right."""
+PADS = (0.04167, 0.04167)
+"""matplotlib's own, in inches."""
 TARGETS_SHOWN = 6
+
+
+@contextmanager
+def png(
+    path: Path,
+    size: tuple[float, float],
+    *,
+    style: Style = BARS,
+    dpi: int = 110,
+    pads: tuple[float, float] | None = None,
+) -> Iterator["Figure"]:
+    """A figure to draw in; when the block ends it stands in `path`, whole, or after an error not at all.
+
+    The same drawing gives the same bytes, with or without a screen.
+
+    Args:
+        path: the PNG.
+        size: width and height in inches.
+        style: BARS, AXES or PLAIN, or one of them with changes.
+        dpi: pixels an inch.
+        pads: inches left free beside and above each panel, which are then placed so that no words overlap;
+            None: the drawing places its panels itself.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=pads[0], h_pad=pads[1]) if pads else None
+    rc: Any = style  # matplotlib knows its keys one by one
+    with matplotlib.rc_context(rc):
+        figure = Figure(figsize=size, dpi=100, facecolor=PAPER, layout=layout)
+        FigureCanvasAgg(figure)
+        yield figure
+        with written_aside(path) as aside:
+            # Without the version of matplotlib in the file.
+            figure.savefig(aside, format="png", dpi=dpi, metadata={"Software": None})
+
+
+def round_ticks(axis: "Axis", at_most: int, *, whole: bool = False) -> None:
+    """Ticks at round numbers, at most so many; `whole`: at whole ones only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(at_most, integer=whole))
 
 
 def write_picture(path: Path, manifest: Json, stages: Sequence[Json]) -> None:
     """Write a PNG of 1200 x 600 pixels to `path`; the same input gives the same bytes."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(12, 6), dpi=100, facecolor=PAPER)
-        FigureCanvasAgg(figure)
+    with png(path, (12, 6), dpi=100) as figure:
         sizes, accuracies, speeds = figure.subplots(1, 3, width_ratios=(5, 3.2, 3.6))
         longest = max((len(name) for name in _names(stages)), default=0)
         left = min(0.03 + 0.0066 * longest, 0.2)
@@ -46,10 +98,6 @@ def write_picture(path: Path, manifest: Json, stages: Sequence[Json]) -> None:
         _draw_sizes(sizes, stages)
         _draw_accuracies(accuracies, stages)
         _draw_speeds(speeds, manifest)
-        temporary = path.with_name(path.name + ".tmp")
-        # Without the version of matplotlib in the file.
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    temporary.replace(path)
 
 
 def _title(manifest: Json) -> str:

@@ -5,17 +5,17 @@ from the same JSON it is the same, byte for byte.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tersor.files import write_whole
 from tersor.pipeline.show import charts, units
 from tersor.pipeline.show import manifest as summary
+from tersor.pipeline.show.html import template
 from tersor.pipeline.show.manifest import Json, at, entries
 from tersor.pipeline.show.picture import write_picture
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from rich.table import Table
 
 __all__ = ["before_after_table", "stage_table", "write_picture", "write_report"]
@@ -29,9 +29,6 @@ CODERS = (
     ("entropy_bytes", "value entropy"),
 )
 
-LISTED = 24
-"""A longer list in a stage's details is counted, not printed; metrics.json has it whole."""
-
 
 def write_report(
     path: Path, manifest: Json, stages: Sequence[Json], confusion: Mapping[str, Any] | None
@@ -43,28 +40,8 @@ def write_report(
         stages: the stages' metrics in their order, the baseline's training first.
         confusion: {"classes", "baseline", "model"}, counts with rows for the true class, or None.
     """
-    page = _template().render(**_page(manifest, stages, confusion))
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
-
-
-@cache
-def _template() -> "Template":
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    # By file and not by package: the rooms are links inside the package.
-    folder = Path(__file__).resolve().parent / "templates"
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.globals.update(units=units, at=at, plain=_plain)
-    return environment.get_template("report.html.j2")
+    page = template("report.html.j2").render(**_page(manifest, stages, confusion))
+    write_whole(path, page)
 
 
 def before_after_table(manifest: Json) -> "Table":
@@ -238,17 +215,4 @@ def _flat(source: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         for key, value in source.items():
             yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
     elif source is not None or prefix:
-        yield prefix, _plain(source)
-
-
-def _plain(value: Any) -> str:
-    """Any other JSON value as words."""
-    if value is None:
-        return units.NOT_MEASURED
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        if len(value) > LISTED or any(isinstance(v, Mapping) for v in value):
-            return f"{len(value)} entries"
-        return ", ".join(_plain(v) for v in value) or "none"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        yield prefix, units.plain(source)

@@ -1,12 +1,16 @@
-"""Numbers as people read them: bytes, counts, shares, times and ratios, with their units.
+"""Numbers as people read them: bytes, counts, shares, times and ratios, with their units; and any JSON value.
 
-Every function takes None (and NaN) and answers `NOT_MEASURED`, so that a missing figure is said
+Every function of a number takes None (and NaN) and answers `NOT_MEASURED`, so that a missing figure is said
 to be missing wherever it would have stood.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 NOT_MEASURED = "not measured"
+LISTED = 24
+"""A longer list is counted, not printed; the JSON it comes from has it whole."""
 
 
 def size(size_bytes: float | None) -> str:
@@ -67,6 +71,19 @@ def rate(per_second: float | None) -> str:
 def small(value: float | None) -> str:
     """A tiny difference, such as 3.1e-07."""
     return NOT_MEASURED if _missing(value) else f"{_number(value):.2g}"
+
+
+def plain(value: Any) -> str:
+    """Any value of a JSON file as words; a number has no unit."""
+    if value is None:
+        return NOT_MEASURED
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        if len(value) > LISTED or any(isinstance(v, Mapping) for v in value):
+            return f"{len(value)} entries"
+        return ", ".join(plain(v) for v in value) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def over(before: float | None, after: float | None) -> float | None:

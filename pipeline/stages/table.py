@@ -7,7 +7,7 @@ result changes for equal settings: cached results of older versions are then not
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -19,6 +19,7 @@ from tersor.models import network
 from tersor.models.layers import by_layer, check_patterns, chosen_layers
 from tersor.models.network import Network, check_form
 from tersor.models.user_code import beside
+from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.own_stage import Own, is_own, load_stage
 from tersor.pipeline.recipe.recipe import (
@@ -79,8 +80,7 @@ class Stage(Generic[S]):
     settings: type[S]
     version: int
     run: Callable[[Network, S, Context], Result]
-    rehearse: Callable[[Network, S, Path, Tell], None] = lambda *_: None
-    """Fresh network, settings, folder of staircase profiles, progress."""
+    rehearse: Callable[[Network, S, Context], None] = lambda *_: None
 
 
 def train(start: Network, settings: Training, context: Context) -> Result:
@@ -121,8 +121,7 @@ def prune_structure(start: Network, settings: Structure, context: Context) -> Re
     """Remove channels with NNI and prove the rebuilt network."""
     from tersor.pipeline.structure import stage as structure  # imports NNI's neighbourhood: slow, so late
 
-    some, preprocess = context.data.train, context.data.preprocessing.apply
-    images = structure.Images(preprocess(some.images[:10_000]), some.labels[:10_000])
+    images = Images.of(context.data.train.first(10_000), context.data.preprocessing)
     torch.manual_seed(context.seed)  # NNI's propagation draws random inputs
     tell, seed = context.progress, context.seed
     baseline = context.baseline() if context.baseline else start
@@ -255,26 +254,37 @@ def run_own(start: Network, settings: Own, context: Context) -> Result:
     return made, json.loads(json.dumps(dict(told), default=str))
 
 
-def rehearse_structure(fresh: Network, settings: Structure, profiles: Path, tell: Tell) -> None:
+def rehearse_structure(fresh: Network, settings: Structure, context: Context) -> None:
     """Prune and prove on fresh weights."""
     from tersor.pipeline.structure.stage import try_structure
 
-    tell(0.0, "checking that its channels can be pruned")
-    try_structure(fresh, settings, profiles, tell)
+    context.progress(0.0, "checking that its channels can be pruned")
+    try_structure(fresh, settings, context.profiles, context.progress)
 
 
 def rehearse_patterns(
-    fresh: Network, settings: Sparsity | Sharing | Linear | Activations, _profiles: Path, _tell: Tell
+    fresh: Network, settings: Sparsity | Sharing | Linear | Activations, _context: Context
 ) -> None:
     """Look whether patterns of layers match any."""
     check_patterns(fresh, settings)
 
 
-def rehearse_ramp(fresh: Network, settings: Training, _profiles: Path, _tell: Tell) -> None:
+def rehearse_ramp(fresh: Network, settings: Training, _context: Context) -> None:
     """Look whether the ramp's patterns of layers match any."""
     if settings.ramp is not None:
         check_patterns(fresh, settings.ramp, f"stage `{settings.name}`, ramp")
 
+
+def rehearse_own(fresh: Network, settings: Own, context: Context) -> None:
+    """Call the user's stage on fresh weights and few images, unless its function has `rehearse = False`."""
+    if getattr(load_stage(settings.stage), "rehearse", True):
+        context.progress(0.0, f"checking that {settings.name} returns a network")
+        few = {part: getattr(context.data, part).first(REHEARSED) for part in ("train", "validation", "test")}
+        run_own(fresh, settings, replace(context, data=replace(context.data, **few)))
+
+
+REHEARSED = 64
+"""Images of each split on which a user's stage is tried before training."""
 
 STAGES: dict[str, Stage[Any]] = {
     "train": Stage(Train, 1, train, rehearse_ramp),
@@ -287,7 +297,7 @@ STAGES: dict[str, Stage[Any]] = {
     "activations": Stage(Activations, 1, quantize_inputs, rehearse_patterns),
     "vectors": Stage(Vectors, 1, round_batch_norm_and_biases),
 }
-OWN_STAGE = Stage(Own, 1, run_own)
+OWN_STAGE = Stage(Own, 1, run_own, rehearse_own)
 """The row of every stage of the user's; its version is the digest of its source."""
 
 

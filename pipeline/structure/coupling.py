@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from tersor.pipeline.structure.graph import propagated
+from tersor.pipeline.structure.graph import propagated, shape_of
 from tersor.pipeline.structure.labels import Labels
 from tersor.pipeline.structure.rules import flows, is_norm
 
@@ -107,7 +107,7 @@ class _Walk:
             return  # a size, a flag: whoever computes with a number of channels is not known below
         elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and not layer.transposed:
             self._weighted(node, layer.out_channels, layer.groups)
-        elif isinstance(layer, nn.Linear) and len(_shape(node)) == 2:
+        elif isinstance(layer, nn.Linear) and len(shape_of(node)) == 2:
             self._weighted(node, layer.out_features, 1)
         elif layer is not None and is_norm(layer):
             self._norm(node)
@@ -159,7 +159,7 @@ class _Walk:
         """What it does to channels is not known, so nothing before or after it may change."""
         why = f"{'layer' if node.op == 'call_module' else 'operation'} {str(node.target)!r}"
         self._fix_all(node, why)
-        if len(_shape(node)) >= 2:
+        if len(shape_of(node)) >= 2:
             self.of[node] = self._fixed(node, why)
 
     def _fix_all(self, node: fx.Node, why: str) -> None:
@@ -168,11 +168,7 @@ class _Walk:
                 self.labels.fix(self.of[source], why)
 
     def _fixed(self, node: fx.Node, why: str) -> np.ndarray:
-        shape = _shape(node)
+        shape = shape_of(node)
         labels = self.labels.fresh(shape[1] if len(shape) > 1 else 1)
         self.labels.fix(labels, why)
         return labels
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))

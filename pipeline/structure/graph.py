@@ -45,3 +45,8 @@ def propagated(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     with torch.no_grad():
         ShapeProp(traced).propagate(example)
     return traced
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """The shape of the result of a `propagated` trace's node, () where it is no tensor."""
+    return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))

@@ -9,6 +9,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from tersor.pipeline.structure.graph import shape_of
+
 if TYPE_CHECKING:
     from tersor.pipeline.structure.labels import Labels
 
@@ -89,11 +91,6 @@ def flows(
     if node.target is operator.getitem:
         return of[sources[0]] if _keeps_channels(node, sources[0]) else None
     return None
-
-
-def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """The shape of a node's result, () where it is no tensor."""
-    return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
 
 
 def _name(node: fx.Node) -> str:

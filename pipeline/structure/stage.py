@@ -1,7 +1,6 @@
 """Structural pruning: remove channels that an NNI pruner finds unimportant, rebuild, and prove it right."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from tersor.errors import BadInput, TersorError
 from tersor.models.network import Network
-from tersor.pipeline.accuracy.evaluate import reestimate_batch_norm
+from tersor.pipeline.accuracy.evaluate import Images, reestimate_batch_norm
 from tersor.pipeline.recipe.structure import Structure
 from tersor.pipeline.structure import nni_room
 from tersor.pipeline.structure.coupling import Coupling, couple
@@ -25,14 +24,6 @@ TAYLOR_BATCH = 64
 Tell = Callable[[float, str], None]
 Counts = Callable[[list[Space], Scores, Coupling], tuple[list[int], dict[str, Any]]]
 """How many sets of each space go, and what is to be reported of the choice."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """Training images (N, C, H, W), float32, preprocessed, and their labels, int64 (N,)."""
-
-    inputs: np.ndarray
-    labels: np.ndarray
 
 
 def prune_channels(
@@ -49,7 +40,7 @@ def prune_channels(
     Args:
         network: dense weights; sharing and weight pruning come later.
         settings: pruner, amounts, layers.
-        images: the first 64 serve the proof, all of them the new BatchNorm statistics.
+        images: of the training split; the first 64 serve the proof, all of them the new BatchNorm statistics.
         tell: told the fraction done and what is being done.
         seed: of the batches that `taylor` and `schedule` draw.
         counts: how many channels go, where `settings.sparsity` does not say it.
@@ -63,7 +54,7 @@ def prune_channels(
         BadInput: no layer matches, or the network cannot be traced or rebuilt (before any training).
         TersorError: the rebuilt network differs from the masked one.
     """
-    module, example = network.module(), torch.from_numpy(images.inputs[:2])
+    module, example = network.module(), images.inputs[:2]
     tell(0.0, "tracing")
     coupling = couple(module, example)
     spaces = spaces_to_prune(module, coupling, settings)
@@ -129,8 +120,8 @@ def try_structure(
         BadInput, TersorError: as `prune_channels`.
     """
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(8, *network.input_shape, generator=generator).numpy()
-    images = Images(inputs, np.zeros(len(inputs), np.int64))
+    inputs = torch.randn(8, *network.input_shape, generator=generator)
+    images = Images(inputs, torch.zeros(len(inputs), dtype=torch.int64))
     search = settings.search and settings.search.model_copy(update={"rounds": 1})
     quick = settings.model_copy(update={"pruner": "l1norm", "schedule": None, "search": search})
     counts = counts_for(quick, network, network, profiles, tell)
@@ -155,7 +146,7 @@ def channel_scores(
 def batches(images: Images, size: int, seed: int) -> Iterator[nni_room.Batch]:
     """An endless stream of shuffled training batches; no image twice before all were drawn."""
     generator = torch.Generator().manual_seed(seed)
-    inputs, labels = torch.from_numpy(images.inputs), torch.from_numpy(images.labels)
+    inputs, labels = images.inputs, images.labels
     while True:
         for chosen in torch.randperm(len(inputs), generator=generator).split(size):
             if len(chosen) > 1 or len(inputs) == 1:  # BatchNorm has no variance over a single image
@@ -197,7 +188,7 @@ def mask_while_training(
                     todo="Exclude one of them, or leave out `schedule`",
                 )
             remove[name] = (count, f"space{at}")
-    steps = max(plan.rounds, round(plan.epochs * len(images.inputs) / plan.batch_size))
+    steps = max(plan.rounds, round(plan.epochs * len(images) / plan.batch_size))
     trained, kept = nni_room.trained_masks(
         module,
         settings.pruner,
@@ -218,7 +209,7 @@ def rebuilt_network(
     coupling: Coupling,
     removed: np.ndarray,
     settings: Structure,
-    inputs: np.ndarray,
+    inputs: torch.Tensor,
 ) -> tuple[Network, dict[str, Any]]:
     """The network without the removed sets, by ModelSpeedup where it is right, else by `narrowed`.
 
@@ -228,19 +219,19 @@ def rebuilt_network(
     Raises:
         BadInput, TersorError: no way gives a network that computes what the masked one does.
     """
-    images, why = torch.from_numpy(inputs), None
+    why = None
     if settings.rebuild != "own":
         why = nni_room.distrusted(module, trace(module)) if settings.rebuild == "auto" else None
         if why is None:
             try:
-                return _by_nni(network, module, coupling, removed, images)
+                return _by_nni(network, module, coupling, removed, inputs)
             except (BadInput, TersorError) as error:
                 if settings.rebuild == "nni":
                     raise
                 why = f"{error.what}: {error.got}" if error.got else str(error)
     rebuilt = network.with_tensors(narrowed(module, coupling, removed), forms={})
-    check_runs(rebuilt.module(), images[:2])
-    difference, gap = prove(module, rebuilt.module(), coupling, removed, images)
+    check_runs(rebuilt.module(), inputs[:2])
+    difference, gap = prove(module, rebuilt.module(), coupling, removed, inputs)
     told = {"rebuilt_by": "tersor", "masked_max_abs_diff": difference, "conv_mask_max_abs_diff": gap}
     return rebuilt, told | ({"not_by_nni": why} if why else {})
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from tersor.errors import BadInput
-from tersor.pipeline.recipe.read import explain, read_recipe
+from tersor.pipeline.recipe.read import as_overrides, explain, read_recipe
 from tersor.pipeline.recipe.recipe import Name, Recipe, Settings
 
 MOST_POINTS = 10_000
@@ -197,10 +197,7 @@ def grid(study: StudyFile, data: Path | None, *, yes: bool = False) -> list[Poin
 
 def make_points(study: StudyFile, data: Path | None, settings: dict[str, Any], first: int) -> list[Point]:
     """The points of one setting of the axes, one a seed, numbered from `first`."""
-    overrides = [
-        f"{k}={yaml.safe_dump(v, default_flow_style=True).removesuffix('...' + chr(10)).strip()}"
-        for k, v in (study.overrides | settings).items()
-    ]
+    overrides = as_overrides(study.overrides | settings)
     try:
         base = read_recipe(study.recipe, overrides, data)
     except BadInput as error:

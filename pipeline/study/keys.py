@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from tersor import __version__
 from tersor.files import digest_of
 from tersor.models.user_code import is_file_place, source_sha256
 from tersor.pipeline.stages.identity import file_or_none, library_versions
+from tersor.version import __version__
 
 _NOT_TRAINED = ("name", "deploy", "gates")
 

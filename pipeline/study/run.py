@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from tersor.errors import Unavailable
-from tersor.files import digest_of, lock, writing
+from tersor.files import digest_of, lock, write_whole, writing
 from tersor.pipeline.study import engine
 from tersor.pipeline.study.file import Latency, Point, StudyFile, grid
 from tersor.pipeline.study.heartbeat import listen
@@ -49,7 +49,7 @@ def run_study(
         rounds = _rounds(study, data, yes, records)
         first = next(rounds)  # mistakes in the study are told before any server is asked
         run = _Run(study, runs, quiet, records)
-        (folder / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+        write_whole(folder / "study.yaml", yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
         try:
             for points in itertools.chain([first], rounds):
                 run.round(points)

@@ -13,7 +13,7 @@ import numpy as np
 from tersor.models.layers import chosen_layers
 from tersor.models.network import Network
 from tersor.pipeline.accuracy.evaluate import Images, evaluate
-from tersor.pipeline.data.load import Data, Split
+from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Sharing
 from tersor.pipeline.weights.fisher import fisher
 from tersor.pipeline.weights.sharing import share_weights
@@ -73,7 +73,7 @@ def _units(network: Network, settings: Sharing, data: Data, seed: int, progress:
     if settings.pays == "layer":
         return squares
     limit = 2048
-    images = Images.of(Split(data.train.images[:limit], data.train.labels[:limit]), data.preprocessing)
+    images = Images.of(data.train.first(limit), data.preprocessing)
     found = fisher(network, images, seed=seed, limit=limit, progress=progress)
     # At rate 1 the mean error that a bit is worth equals the mean over all weights of h w^2.
     total = sum(counts.values())

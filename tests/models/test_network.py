@@ -92,3 +92,44 @@ def test_with_module_copies(net: network.Network) -> None:
     with torch.no_grad():
         module.fc2.bias.add_(1.0)
     assert copy.digest() == net.digest()
+
+
+def test_a_network_cannot_be_changed_in_place(net: network.Network) -> None:
+    before = net.digest()
+    with pytest.raises(RuntimeError, match="[Ii]nplace update to inference tensor"):
+        net.tensors["fc2.bias"].zero_()
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        net.tensors["fc2.bias"] = torch.zeros(10)  # type: ignore[index]
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        net.arguments["batch_norm"] = False  # type: ignore[index]
+    assert net.digest() == before
+
+
+def test_what_a_network_is_made_from_may_change_later(net: network.Network) -> None:
+    module = net.module()
+    copied = net.with_module(module)
+    with torch.no_grad():
+        module.fc2.bias.zero_()
+    assert copied == net
+
+
+def test_networks_compare_and_hash_by_digest(net: network.Network) -> None:
+    same = net.with_tensors({name: tensor.clone() for name, tensor in net.tensors.items()})
+    other = net.with_tensors({**net.tensors, "fc2.bias": net.tensors["fc2.bias"] + 1})
+    assert (net == same, net == other, net == "net") == (True, False, False)
+    assert len({net, same, other}) == 2
+
+
+def test_a_network_trains_though_its_tensors_are_fixed(net: network.Network) -> None:
+    module = net.module().train()
+    module(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))).sum().backward()
+    assert module.fc2.weight.grad is not None
+
+
+def test_a_live_module_serves_here_and_is_not_saved(net: network.Network, tmp_path: Path) -> None:
+    live = network.Network.of_module(net.module(), net.input_shape, net.classes, net.preprocessing)
+    images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(live.module()(images), net.module()(images))
+    with pytest.raises(BadInput, match="live module cannot be saved.*factory"):
+        live.save(tmp_path / "n.safetensors")
+    assert list(tmp_path.iterdir()) == []

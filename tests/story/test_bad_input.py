@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that this file also runs by itself
-from story import bad_data, bad_files, bad_networks, bad_places, bad_recipes
+from story import bad_data, bad_files, bad_networks, bad_places, bad_recipes, bad_stages
 from story.cases import Case, Result, run_case
 from story.harness import Server, tiny_recipe, write_recipe
 
@@ -23,6 +23,7 @@ CASES = [
     *bad_networks.CASES,
     *bad_files.CASES,
     *bad_places.CASES,
+    *bad_stages.CASES,
 ]
 
 PROGRESS = re.compile(r"\[\d/\d\] [\w-]+ ")

@@ -1,9 +1,14 @@
-"""One layer's kernel time: right models, right counts, and times that grow with the work."""
+"""One layer's kernel time: right models, right counts, and of the profile what is the layer's."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from onnx import checker, load_from_string
 
+from tersor.export.timing import layer_timing
 from tersor.export.timing.layer_timing import LayerShape, layer_model, node_times, time_layers
 from tersor.export.timing.providers import open_session
 
@@ -38,11 +43,60 @@ def test_keys_tell_shapes_apart() -> None:
     assert len({shape.key() for shape in shapes}) == len(shapes)
 
 
-def test_sixteen_times_the_work_takes_longer() -> None:
+class Traced:
+    """A session whose profile tells microseconds that were given: the kernel's, run after run, cyclically."""
+
+    def __init__(self, trace: Path, kernel_us: list[int]) -> None:
+        self.trace, self.kernel_us, self.runs = trace, kernel_us, 0
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        """One, of 16 channels."""
+        return [SimpleNamespace(name="x", shape=["batch", 16], type="tensor(float)")]
+
+    def run(self, *_: object) -> None:
+        """One run, which takes no time."""
+        self.runs += 1
+
+    def end_profiling(self) -> str:
+        """Write the trace as ONNX Runtime does: a copy and the kernel in each run, and the session itself."""
+        events = [{"cat": "Session", "name": "model_run", "dur": 10**9}]
+        for at in range(self.runs):
+            kernel = self.kernel_us[at % len(self.kernel_us)]
+            for name, kind, dur in (("copy", "ReorderInput", 7000), ("layer", "Conv", kernel)):
+                event = {"cat": "Node", "name": f"{name}_kernel_time", "dur": dur, "args": {"op_name": kind}}
+                events += [event, {**event, "name": f"{name}_fence_before"}]
+        self.trace.write_text(json.dumps(events))
+        return str(self.trace)
+
+
+def test_a_profile_has_the_kernels_of_all_runs_after_the_warm_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced = Traced(tmp_path / "trace", [100, 200, 300, 400])
+    monkeypatch.setattr(layer_timing, "open_session", lambda *_, **__: traced)
+    found = layer_timing._profile(b"", 1, 1, lambda _: 5, tmp_path)
+    assert {name: kind for name, (kind, _) in found.items()} == {"copy": "ReorderInput", "layer": "Conv"}
+    assert found["copy"][1].tolist() == [7.0] * 5
+    assert found["layer"][1].tolist() == [0.4, 0.1, 0.2, 0.3, 0.4]
+    assert not traced.trace.exists()
+
+
+def test_a_layers_time_is_its_kernels_in_the_faster_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the copy beside it, nor a slow pass, nor a few slow runs among many count."""
     small, large = (LayerShape(w, w, (3, 3), (1, 1), (1, 1), size=(32, 32)) for w in (16, 64))
-    times = time_layers([small, large, small])
-    assert set(times) == {small, large}
-    assert 0 < times[small] < times[large]
+    passes = [[300], [*[1600] * 7, 9999], [*[100] * 7, 9999], [4800]]
+    traced = (Traced(tmp_path / "trace", kernel_us) for kernel_us in passes)
+    monkeypatch.setattr(layer_timing, "open_session", lambda *_, **__: next(traced))
+    assert time_layers([small, large, small]) == pytest.approx({small: 0.1, large: 1.6})
+    assert next(traced, None) is None  # each shape once in each pass
+
+
+def test_onnx_runtimes_profile_has_the_kernel_of_every_kind_of_layer() -> None:
+    times = time_layers([CONV, DEEP, LayerShape(256, 256, linear=True)])
+    assert len(times) == 3
+    assert all(ms > 0 for ms in times.values())
 
 
 def test_progress_ends_at_one() -> None:

@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from tersor.errors import BadInput
-from tersor.pipeline.recipe.base import read_written
 from tersor.pipeline.recipe.read import parse_recipe, read_recipe, write_recipe
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.study.file import grid, read_study
@@ -131,12 +130,6 @@ def test_a_base_is_sought_beside_the_recipe_and_then_where_the_command_runs() ->
 def test_overrides_come_after_the_base() -> None:
     recipe = derived("polish.epochs=11", "gates.max_bytes=1", stages={"polish": {"epochs": 6}})
     assert (recipe.stages[1].epochs, recipe.gates.max_bytes) == (11, 1)  # type: ignore[attr-defined]
-
-
-def test_what_is_merged_may_be_changed_without_changing_what_is_written(folder: Path) -> None:
-    written = read_written(folder / "whole.yaml")
-    written.merged()["stages"][0]["epochs"] = 99
-    assert written.merged() == BASE
 
 
 @pytest.mark.usefixtures("folder")

@@ -53,6 +53,13 @@ def test_latency_that_was_not_measured_breaks_its_gate() -> None:
     assert "not measured" in broken(rows)[0]
 
 
+def test_the_latency_gate_is_held_by_the_fastest_file_whatever_the_slowest_takes() -> None:
+    slow = entry("model.onnx", "fp32", 0.98, 1e-6, 900, 4.0)
+    for artifacts in ([slow, INT8, PACKED], [INT8, PACKED, slow]):
+        (row,) = check_gates(Gates(max_latency_ms=1.0), BASELINE, artifacts)
+        assert (row["file"], row["got"], row["ok"]) == ("model.int8.onnx", 0.5, True)
+
+
 def test_the_parity_gate_names_the_file_nearest_to_its_bound() -> None:
     row = parity_gate([("model.onnx", 5e-5, 1e-4), ("model.int8.onnx", 2.0, 9.0)])
     assert (row["gate"], row["file"], row["ok"]) == ("parity", "model.onnx", True)

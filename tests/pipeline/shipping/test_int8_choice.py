@@ -12,6 +12,7 @@ from tersor.errors import BadInput
 from tersor.export.forms.int8 import LayerGrid
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.models.network import Activation, Network
+from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.recipe.recipe import Linear, Train
 from tersor.pipeline.shipping import int8_choice
 from tersor.pipeline.shipping.int8_choice import Judge, candidates_of, floor_of, grids_of, make_int8
@@ -20,7 +21,7 @@ from tersor.pipeline.weights.linear import quantize_weights
 
 DATA = blobs(300)
 IMAGES = DATA.preprocessing.apply(DATA.train.images[:100])
-JUDGE = Judge(DATA.preprocessing.apply(DATA.validation.images), DATA.validation.labels)
+JUDGE = Judge(Images.of(DATA.validation, DATA.preprocessing))
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +103,9 @@ def test_learned_grids_stay_whatever_the_method(trained: Network) -> None:
 
 
 def test_judged_are_accuracy_and_loss_of_the_file(trained: Network, folded: Path) -> None:
-    import torch
     from torch.nn import functional
 
-    logits = trained.module()(torch.from_numpy(JUDGE.inputs)).detach()
-    labels = torch.from_numpy(JUDGE.labels)
+    logits, labels = trained.module()(JUDGE.images.inputs).detach(), JUDGE.images.labels
     accuracy, loss = JUDGE(folded)
     assert accuracy == float((logits.argmax(1) == labels).float().mean())
     assert loss == pytest.approx(float(functional.cross_entropy(logits, labels)), abs=1e-4)

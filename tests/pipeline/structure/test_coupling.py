@@ -138,15 +138,18 @@ def shaken(module: nn.Module) -> nn.Module:
 
 
 def halved(kind: type[nn.Module]) -> tuple[dict[str, list[int]], float]:
-    """Prune half of everything; returns widths by layer and the proof's difference."""
+    """Prune half of everything; returns widths by layer and the proof's difference.
+
+    Every layer has scores of its own: equal ones would remove the same channels of layers that go together
+    but were not coupled.
+    """
     torch.manual_seed(0)
     module = shaken(kind())
     coupling = couple(module, EXAMPLE)
     settings = Structure(stage="structure", sparsity=0.5)
     spaces = spaces_to_prune(module, coupling, settings)
-    scores = {
-        name: np.random.default_rng(0).random(len(coupling.outputs[name])) for name in coupling.layers()
-    }
+    rng = np.random.default_rng(0)
+    scores = {name: rng.random(len(coupling.outputs[name])) for name in coupling.layers()}
     removed = choose(spaces, removals(spaces, scores, coupling, settings), scores, coupling)
     tensors = narrowed(module, coupling, removed)
     from tersor.models.rebuild import rebuild
@@ -177,6 +180,67 @@ def test_hard_structures_are_halved_and_proven(kind: type[nn.Module], widths: di
     found, difference = halved(kind)
     assert found == widths
     assert difference <= 1e-12
+
+
+def test_two_calls_of_one_layer_couple_its_outputs_with_all_that_it_reads() -> None:
+    """The second call reads what the first one gave; what the first one reads must go with it."""
+    coupling = couple(shaken(Twice()), EXAMPLE)
+    assert coupling.inputs["again"].tolist() == coupling.outputs["again"].tolist()
+    assert coupling.outputs["stem.0"].tolist() == coupling.outputs["again"].tolist()
+    assert coupling.spaces(coupling.layers()) == [["stem.0", "again"]]
+
+
+class NormTwice(Base):
+    """One BatchNorm called on the results of two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.a, self.b = nn.Conv2d(8, 6, 1), nn.Conv2d(8, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.c, self.d = nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 1)
+
+    def middle(self, x: Tensor) -> Tensor:
+        """Two branches that meet only in what normalises them."""
+        one, other = self.norm(self.a(x)), self.norm(self.b(x))
+        return self.c(functional.relu(one)) + self.d(functional.relu(other))
+
+
+def test_two_calls_of_one_norm_couple_what_it_normalises() -> None:
+    widths, difference = halved(NormTwice)
+    assert widths == {"stem.0": [8, 4], "a": [6, 3], "b": [6, 3], "c": [4, 2], "d": [4, 2], "head": [5, 5]}
+    assert difference <= 1e-12
+    coupling = couple(shaken(NormTwice()), EXAMPLE)
+    assert coupling.outputs["a"].tolist() == coupling.outputs["b"].tolist()
+
+
+class Joined(Base):
+    """Two convolutions side by side along a dimension that is given, of images as high as they are wide."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(4)
+        self.dim = dim
+        self.a, self.b = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.out = nn.Conv2d(16 if dim in (1, -3) else 8, 4, 1)
+
+    def middle(self, x: Tensor) -> Tensor:
+        """Both, then one convolution."""
+        return self.out(torch.cat([self.a(x), self.b(x)], dim=self.dim))
+
+
+def test_channels_are_joined_along_dimension_1_also_where_it_is_counted_from_the_end() -> None:
+    for dim in (1, -3):
+        coupling = couple(shaken(Joined(dim)), EXAMPLE)
+        both = [*coupling.outputs["a"].tolist(), *coupling.outputs["b"].tolist()]
+        assert coupling.inputs["out"].tolist() == both
+        assert len(coupling.free("a")) == len(coupling.free("b")) == 8
+
+
+@pytest.mark.parametrize("dim", [2, -2, 3, -1])
+def test_pixels_that_are_joined_do_not_pass_for_channels(dim: int) -> None:
+    """Above one another or side by side, channel 0 of one is channel 0 of the other: neither goes alone."""
+    coupling = couple(shaken(Joined(dim)), EXAMPLE)
+    for one, other in zip(coupling.outputs["a"].tolist(), coupling.outputs["b"].tolist(), strict=True):
+        assert one == other or {one, other} <= coupling.fixed.keys()
 
 
 def test_a_layer_that_is_not_known_is_named_as_the_reason() -> None:

@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 import torch
 from nets import make
+from timings import given_times
 
 from tersor.errors import BadInput
 from tersor.export.timing.layer_timing import LayerShape
 from tersor.models.cost import cost
 from tersor.models.network import Network
+from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.recipe.recipe import Structure
 from tersor.pipeline.structure import budget, staircase
 from tersor.pipeline.structure.coupling import Coupling, couple
 from tersor.pipeline.structure.elimination import total
 from tersor.pipeline.structure.nni_room import scores
 from tersor.pipeline.structure.search import Problem, pose, solve
-from tersor.pipeline.structure.stage import Images, counts_for, prune_channels, try_structure
+from tersor.pipeline.structure.stage import counts_for, prune_channels, try_structure
 from tersor.pipeline.structure.staircase import Setting, Staircase, layer_shapes, steps, sweep, widths_of
 from tersor.pipeline.structure.widths import Scores, Space, spaces_to_prune
-
-RNG = np.random.default_rng(0)
 
 
 def quiet(*_: object) -> None:
@@ -30,7 +30,8 @@ def quiet(*_: object) -> None:
 
 def prune(net: Network, profiles: Path, **settings: object) -> tuple[Network, dict]:
     chosen = Structure(stage="structure", **settings)  # type: ignore[arg-type]
-    images = Images(RNG.standard_normal((16, *net.input_shape)).astype(np.float32), np.zeros(16, np.int64))
+    inputs = np.random.default_rng(0).standard_normal((16, *net.input_shape)).astype(np.float32)
+    images = Images(torch.from_numpy(inputs), torch.zeros(16, dtype=torch.int64))
     counts = counts_for(chosen, net, net, profiles, quiet)
     return prune_channels(net, chosen, images, quiet, counts=counts)
 
@@ -96,15 +97,38 @@ def test_an_impossible_budget_is_told_before_training(tmp_path: Path) -> None:
         try_structure(make(), settings, tmp_path)
 
 
-def test_a_speedup_is_searched_and_every_round_told(tmp_path: Path) -> None:
+def test_a_speedup_is_searched_and_every_round_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that takes a millisecond a million multiply-adds, and one more for a whole network."""
+
+    def time_whole(self: budget.Clock, network: Network) -> float:
+        """By the network's work alone."""
+        self.baseline_ms = 1 + cost(self.baseline).macs / 1e6
+        return 1 + cost(network).macs / 1e6
+
+    monkeypatch.setattr(staircase, "time_layers", lambda shapes, **_: {s: s.macs / 1e6 for s in shapes})
+    monkeypatch.setattr(budget.Clock, "time", time_whole)
     net = make("mnist", (1, 28, 28))
     small, details = prune(net, tmp_path, pruner="l1norm", search={"speedup": 1.5, "step": 16})
     told = details["search"]
-    assert cost(small).macs < cost(net).macs
     assert 1 <= len(told["rounds"]) <= 3
     assert all(r["predicted_ms"] > 0 and r["measured_ms"] > 0 for r in told["rounds"])
+    assert told["baseline_ms"] == 1 + cost(net).macs / 1e6
     assert told["allowed_ms"] == pytest.approx(told["baseline_ms"] / 1.5)
+    assert told["budget_met"]
+    assert 0.7 * told["allowed_ms"] <= 1 + cost(small).macs / 1e6 <= told["allowed_ms"]
     assert list(tmp_path.glob("*.json"))  # the profile is kept
+
+
+def test_a_networks_time_is_that_at_the_baselines_first_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment in which the machine is three times slower hits both, and is divided out."""
+    milliseconds = {"baseline.onnx": 10.0, "network.onnx": 4.0}
+    monkeypatch.setattr(budget, "export_onnx", lambda *_: None)
+    clock = budget.Clock(make(), threads=1, batch=1)
+    for slower in (1, 3):
+        timed = given_times(lambda file, slower=slower: slower * milliseconds[file.name])  # type: ignore[misc]
+        monkeypatch.setattr(budget, "benchmark", timed)
+        assert clock.time(make()) == pytest.approx(4.0)
+        assert clock.baseline_ms == 10.0
 
 
 def test_a_narrow_network_that_only_the_real_clock_finds_fast_meets_the_budget(

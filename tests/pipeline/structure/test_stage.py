@@ -8,21 +8,21 @@ from torch import nn
 
 from tersor.errors import BadInput, TersorError
 from tersor.models.network import Network
+from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.recipe.recipe import Structure
 from tersor.pipeline.structure import graph, nni_room
 from tersor.pipeline.structure import stage as structure
 from tersor.pipeline.structure.coupling import couple
 from tersor.pipeline.structure.narrowing import narrowed
 from tersor.pipeline.structure.proof import masked, prove
-from tersor.pipeline.structure.stage import Images, prune_channels
+from tersor.pipeline.structure.stage import prune_channels
 from tersor.pipeline.structure.widths import kept_width
-
-RNG = np.random.default_rng(0)
 
 
 def pruned(net: Network, **settings: object) -> tuple[Network, dict[str, object]]:
-    inputs = RNG.standard_normal((70, *net.input_shape)).astype(np.float32)
-    images = Images(inputs, RNG.integers(0, len(net.classes), 70))
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((70, *net.input_shape)).astype(np.float32)
+    images = Images(torch.from_numpy(inputs), torch.from_numpy(rng.integers(0, len(net.classes), 70)))
     chosen = Structure(stage="structure", **settings)  # type: ignore[arg-type]
     return prune_channels(net, chosen, images, lambda *_: None)
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from nets import make
+from timings import given_times
 
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import benchmark
-from tersor.pipeline.study import latency
+from tersor.pipeline.study import engine, latency
 from tersor.pipeline.study.file import Latency
 from tersor.pipeline.study.latency import time_trials
 
@@ -50,17 +51,46 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_latency_and_speedup_over_the_first_trials_first_network(
-    tmp_path: Path, nets: dict[str, Path]
+    tmp_path: Path, nets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(latency, "benchmark", given_times(lambda file: 4.0 if file == nets["large"] else 1.0))
     large, small = nets["large"], nets["small"]
     paths = [write(tmp_path, 0, large, large), write(tmp_path, 1, small, small)]
     time_trials(FAST, paths, lambda *_: None)
     first, second = (read(path)["metrics"] for path in paths)
     assert first.keys() == second.keys() == METRICS | {"x"}
-    assert second["latency_speedup"] > 1.5  # over the large one, though its own first network is small
+    assert second["latency_speedup"] == 4.0  # over the large one, though its own first network is small
     assert second["latency_speedup_low"] <= second["latency_speedup"] <= second["latency_speedup_high"]
-    assert second["latency_p50_ms"] < first["latency_p50_ms"]
+    assert (first["latency_p50_ms"], second["latency_p50_ms"]) == (4.0, 1.0)
     assert read(paths[1])["not_measured"] is None
+
+
+def test_idle_workers_are_stopped_before_anything_is_timed(
+    tmp_path: Path, nets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even idle ones wake now and then. Where nothing is left to time they stay warm for the next round."""
+
+    class Idle:
+        """Workers of a round that has ended."""
+
+        alive = True
+
+        def stop(self) -> None:
+            """End them."""
+            self.alive = False
+
+    def timing(*args: Any, **kwargs: Any) -> Any:
+        alive.append(idle.alive)
+        return given_times(lambda _: 1.0)(*args, **kwargs)
+
+    idle, alive = Idle(), list[bool]()
+    monkeypatch.setattr(engine, "_warm", {("local", 2, 1, None): idle})
+    monkeypatch.setattr(latency, "benchmark", timing)
+    timed = write(tmp_path, 0, nets["small"], nets["large"], metrics={"latency_p50_ms": 1.0})
+    time_trials(FAST, [timed], lambda *_: None)
+    assert idle.alive
+    time_trials(FAST, [timed, write(tmp_path, 1, nets["small"], nets["large"])], lambda *_: None)
+    assert alive == [False]
 
 
 def test_files_with_the_same_bytes_are_timed_once(
@@ -139,8 +169,11 @@ def test_a_network_that_cannot_be_timed_does_not_spoil_the_others(
     assert "not on this machine" in read(paths[2])["not_measured"]
 
 
-def test_a_reference_of_the_whole_study_may_be_given(tmp_path: Path, nets: dict[str, Path]) -> None:
+def test_a_reference_of_the_whole_study_may_be_given(
+    tmp_path: Path, nets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rounds of a search must not each have their own."""
+    monkeypatch.setattr(latency, "benchmark", given_times(lambda file: 4.0 if file == nets["large"] else 1.0))
     path = write(tmp_path, 0, nets["small"], nets["small"])
     time_trials(FAST, [path], lambda *_: None, reference=nets["large"])
-    assert read(path)["metrics"]["latency_speedup"] > 1.5
+    assert read(path)["metrics"]["latency_speedup"] == 4.0

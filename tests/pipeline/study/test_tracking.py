@@ -1,5 +1,6 @@
 """MLflow: what a study's trials look like when read back, and servers that are not there."""
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -100,9 +101,11 @@ def test_the_onnx_is_a_model_of_mlflow_byte_for_byte(runs: Path, onnx: Path) -> 
 
 
 def test_a_run_took_as_long_as_its_trial(runs: Path, onnx: Path) -> None:
-    open_tracker("took", "sqlite", runs)(record(onnx, metrics={"seconds": 120.0}))
+    track, began = open_tracker("took", "sqlite", runs), time.time()
+    track(record(onnx, metrics={"seconds": 120.0}))
+    logging_ms = 1000 * (time.time() - began)
     info = logged(runs, "took")[0].info
-    assert 120_000 <= info.end_time - info.start_time < 180_000
+    assert 120_000 <= info.end_time - info.start_time <= 120_000 + logging_ms + 1
 
 
 def test_the_record_is_an_artifact_beside_the_runs(runs: Path, onnx: Path) -> None:
@@ -145,10 +148,10 @@ def test_a_server_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         uri = f"http://someone:secret@127.0.0.1:{free.getsockname()[1]}"
-    began = time.monotonic()
-    with pytest.raises(Unavailable, match="tracking server does not answer.*tracking: sqlite") as caught:
+    # the system's own words: nobody has tried again, as MLflow would for minutes
+    words = r"tracking server does not answer\. Got \[Errno \d+\] .*tracking: sqlite"
+    with pytest.raises(Unavailable, match=words) as caught:
         open_tracker("x", uri, tmp_path)
-    assert time.monotonic() - began < 20
     assert caught.value.exit_code == 4
     assert "secret" not in str(caught.value)
 
@@ -158,13 +161,18 @@ def test_a_server_that_never_answers_is_told_in_bounded_time(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        began = time.monotonic()
-        with pytest.raises(Unavailable, match="does not answer"):
+        with pytest.raises(Unavailable, match=r"does not answer.*Max retries exceeded.*ReadTimeoutError"):
             open_tracker("x", f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path)
-    assert time.monotonic() - began < 20
+        silent.setblocking(False)
+        tried = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                tried += 1
     retries, seconds = (
         int(tracking.ENVIRONMENT[f"MLFLOW_HTTP_REQUEST_{k}"]) for k in ("MAX_RETRIES", "TIMEOUT")
     )
+    assert tried <= 1 + 1 + retries  # knocked once, then asked
     assert (retries + 1) * seconds <= 60  # what it takes without this test's shorter one
 
 

@@ -14,6 +14,7 @@ from nets import blobs, make
 from tersor.errors import BadInput, TersorError, Unavailable
 from tersor.models.network import Form, Network
 from tersor.pipeline.accuracy.evaluate import Images, evaluate, reestimate_batch_norm
+from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Augment, Train, Tune
 from tersor.pipeline.training import fit as training
 from tersor.pipeline.training.augmentation import augment
@@ -150,6 +151,49 @@ def test_some_epochs_are_on_smaller_images_and_some_are_not(share: float) -> Non
         settings_of(smaller={"pixels": 6, "share": share})
 
 
+def first_loss(start: Network, chosen: Train | Tune, data: Data, teacher: Network | None = None) -> float:
+    """The loss of the first step, before anything has changed: all images are in one batch."""
+    whole = chosen.model_copy(update={"epochs": 1, "batch_size": len(data.train)})
+    return float(fit(start, whole, data, seed=0, teacher=teacher)[1]["history"][0]["train_loss"])
+
+
+def undropped() -> Network:
+    """A network that computes in training what it computes later."""
+    return make(classes=3, dropout=(0.0, 0.0))
+
+
+def log_probabilities(network: Network, data: Data, temperature: float = 1.0) -> np.ndarray:
+    """Of each class for each training image, float64 (N, classes)."""
+    with torch.no_grad():
+        logits = network.module()(Images.of(data.train, data.preprocessing).inputs).double().numpy()
+    logits = logits / temperature
+    return np.asarray(logits - np.log(np.exp(logits).sum(1, keepdims=True)))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_label_smoothing_spreads_its_share_of_the_label_over_all_classes(smoothing: float) -> None:
+    data, start = blobs(40), undropped()
+    logs = log_probabilities(start, data)
+    labels = (1 - smoothing) * np.eye(3)[data.train.labels] + smoothing / 3
+    chosen = settings_of(label_smoothing=smoothing)
+    assert first_loss(start, chosen, data) == pytest.approx(-(labels * logs).sum(1).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_distillation_adds_the_softened_divergence_times_the_temperature_squared(share: float) -> None:
+    """T squared keeps its gradients as large as the labels', whatever T is (Hinton et al., section 2)."""
+    data, start = blobs(40), undropped()
+    sure = {name: 5 * tensor for name, tensor in start.tensors.items() if name.startswith("fc2")}
+    teacher = start.with_tensors({**start.tensors, **sure})
+    hard = -log_probabilities(start, data)[np.arange(40), data.train.labels].mean()
+    ours, theirs = (log_probabilities(net, data, training.TEMPERATURE) for net in (start, teacher))
+    soft = (np.exp(theirs) * (theirs - ours)).sum(1).mean() * training.TEMPERATURE**2
+    assert soft > 0.1  # the two do differ
+    chosen = Tune(stage="tune", distill=share)
+    expected = (1 - share) * hard + share * soft
+    assert first_loss(start, chosen, data, teacher) == pytest.approx(expected, rel=1e-5)
+
+
 def test_seed_decides_the_result() -> None:
     data, start = blobs(60), make(classes=3)
     results = [fit(start, settings_of(epochs=1), data, seed=s)[0].digest() for s in (1, 1, 2)]
@@ -220,7 +264,7 @@ def test_new_batch_norm_statistics_are_those_of_the_images() -> None:
     torch.manual_seed(0)
     module = make(batch_norm=True).module()
     images = torch.randn(300, 1, 8, 8)
-    reestimate_batch_norm(module, images.numpy(), batch_size=300)
+    reestimate_batch_norm(module, images, batch_size=300)
     with torch.no_grad():
         before = module.conv1[0](images)
     assert torch.allclose(module.conv1[1].running_mean, before.mean((0, 2, 3)), atol=1e-5)

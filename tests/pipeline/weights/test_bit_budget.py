@@ -70,7 +70,7 @@ def context() -> Context:
 def test_the_stage_stays_within_its_budget_and_keeps_fixed_layers() -> None:
     net = make(classes=3)
     linear = Linear(stage="linear", bits=6, budget=3.5, per_layer={"fc2": 8}, scale="mse")
-    quantized, details = STAGES["linear"][1](net, linear, context())
+    quantized, details = STAGES["linear"].run(net, linear, context())
     bits = {name.removesuffix(".weight"): form.bits for name, form in quantized.forms.items()}
     assert bits == details["amounts"]
     assert bits["fc2"] == 8

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tersor.pipeline.recipe.settings_page import settings_page
+from tersor.pipeline.show.settings_page import settings_page
 
 DOCS = Path(__file__).parents[3] / "docs"
 

@@ -11,7 +11,10 @@ from pydantic_core import PydanticUndefined
 
 from tersor.pipeline.recipe import recipe as recipes
 from tersor.pipeline.recipe.recipe import Recipe
+from tersor.pipeline.show.markdown import markdown_table
 
+Row = tuple[str, str, str, str]
+"""Name, values, default, what it is."""
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "items: at least"}
 
 HEAD = """# Settings
@@ -49,21 +52,21 @@ def _section(title: str, model: type[BaseModel]) -> str:
     rows = [_row(name, field) for name, field in model.model_fields.items() if name != "stage"]
     if model is recipes.Tune:
         rows, told = _beyond(model), told + " All settings of `train`, and with other defaults or besides:"
-    table = "\n".join(["| setting | values | default | |", "|---|---|---|---|", *rows])
+    table = markdown_table(("setting", "values", "default", ""), rows)
     return f"\n## {title}\n{told}\n\n{table}\n"
 
 
-def _beyond(tune: type[BaseModel]) -> list[str]:
+def _beyond(tune: type[BaseModel]) -> list[Row]:
     """The rows of `tune` that `train` lacks or has otherwise."""
     train = {name: _row(name, field) for name, field in recipes.Train.model_fields.items()}
     own = {name: _row(name, field) for name, field in tune.model_fields.items() if name != "stage"}
     return [row for name, row in own.items() if train.get(name) != row]
 
 
-def _row(name: str, field: FieldInfo) -> str:
+def _row(name: str, field: FieldInfo) -> Row:
     default = "needed" if field.is_required() else _default(field)
     words = [_type(field.annotation), *_limits(field)]
-    return f"| `{name}` | {', '.join(words)} | {default} | {_escaped(field.description or '')} |"
+    return f"`{name}`", ", ".join(words), default, field.description or ""
 
 
 def _default(field: FieldInfo) -> str:
@@ -123,7 +126,3 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in get_args(annotation):
         yield from _models(inner)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")

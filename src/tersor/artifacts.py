@@ -1,0 +1,114 @@
+"""What `import tersor` offers for files that ship: read, checked, timed and run without torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tersor.export.bundle.folder import read_manifest
+from tersor.export.bundle.verify import Check, raise_if_broken
+from tersor.export.codec import pack as packing
+from tersor.export.codec.ledger import LedgerRow
+from tersor.export.codec.ledger import inspect as ledger_of
+from tersor.export.codec.pack import PackReport
+from tersor.export.timing.benchmark import LatencyRow, time_files
+from tersor.export.timing.packed import load as load_packed
+from tersor.export.timing.providers import open_session
+from tersor.pipeline.data.load import Data
+from tersor.pipeline.shipping.recheck import recheck
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+AnyPath = str | Path
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder that ships: what `deploy` made, or one that came from elsewhere."""
+
+    path: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What it claims, as plain data.
+
+        Raises:
+            BadInput: no bundle there, or a damaged one.
+        """
+        return dict(read_manifest(self.path))
+
+    def verify(self, data: AnyPath | Data | None = None) -> list[Check]:
+        """Re-check every claim from the files; see `verify`."""
+        return verify(self.path, data)
+
+    def load(self, file: str = "model.tsr") -> "InferenceSession":
+        """An ONNX Runtime session on one of its files."""
+        return load(self.path / file)
+
+
+def verify(bundle: AnyPath | Bundle, data: AnyPath | Data | None = None) -> list[Check]:
+    """Re-check a bundle from its files: hashes, ratio, parity, and accuracy where the data are at hand.
+
+    Raises:
+        BadInput: no bundle, or other data than those of the bundle. ClaimBroken: a claim does not hold.
+    """
+    folder = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+    checks = recheck(folder, data if isinstance(data, Data) else None if data is None else Path(data))
+    raise_if_broken(checks)
+    return checks
+
+
+def pack(onnx: AnyPath, tsr: AnyPath, *, coder: packing.Coder = "huffman") -> PackReport:
+    """Pack any ONNX file, losslessly.
+
+    Raises:
+        BadInput: no such file. Unavailable: the packed one cannot be written.
+    """
+    return packing.pack(Path(onnx), Path(tsr), coder=coder)
+
+
+def unpack(tsr: AnyPath, onnx: AnyPath) -> Path:
+    """Give back the packed file, byte for byte.
+
+    Raises:
+        BadInput: no such file. FormatError: it is damaged. Unavailable: the file cannot be written.
+    """
+    packing.unpack(Path(tsr), Path(onnx))
+    return Path(onnx)
+
+
+def load(path: AnyPath) -> "InferenceSession":
+    """An ONNX Runtime session on the CPU, of a .tsr or .onnx file, or of a bundle's packed model.
+
+    Raises:
+        BadInput, FormatError: no such file, or a damaged one. Unavailable: onnxruntime is not installed.
+    """
+    file = Path(path) / "model.tsr" if Path(path).is_dir() else Path(path)
+    return load_packed(file) if file.suffix == ".tsr" else open_session(file, "cpu")
+
+
+def inspect(tsr: AnyPath) -> list[LedgerRow]:
+    """What every byte of a packed file is spent on.
+
+    Raises:
+        BadInput: no such file. FormatError: it is damaged.
+    """
+    return ledger_of(Path(tsr))
+
+
+def benchmark(
+    models: Sequence[AnyPath],
+    *,
+    target: Literal["cpu", "cuda"] = "cpu",
+    batch: Sequence[int] = (1, 64),
+    threads: Sequence[int] = (1,),
+    seconds: float = 2.0,
+) -> list[LatencyRow]:
+    """Time .onnx and .tsr files against the first one, interleaved in one process.
+
+    Raises:
+        BadInput: a file is missing or damaged. Unavailable: the target is not there.
+    """
+    paths = [Path(model) for model in models]
+    return time_files(paths, target, batches=batch, threads=threads, seconds=seconds)

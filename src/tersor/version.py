@@ -1,0 +1,3 @@
+"""The version of tersor."""
+
+__version__ = "0.1.0"
