@@ -63,8 +63,8 @@ def measure(kind: str, rounds: int) -> None:
         "zstd decode": lambda: unpack.decompress(zst),
         "adaptive decode": lambda: adaptive.decode(ByteReader(mixed, "b"), len(mixed), COUNT, 1000, 1, 5),
     }
-    found, _ = huffman.decode(ByteReader(huff, "b"), COUNT, 256)
-    assert np.array_equal(found, symbols)
+    decoded, _ = huffman.decode(ByteReader(huff, "b"), COUNT, 256)
+    assert np.array_equal(decoded, symbols)
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, run in work.items():
@@ -84,10 +84,10 @@ def measure(kind: str, rounds: int) -> None:
     print("  bytes: " + ", ".join(f"{name} {len(block):,}" for name, block in sizes.items()))
     for name, value in speed.items():
         print(f"  {name:<16} {value:8.1f} M symbols/s")
-    for what in ("encode", "decode"):
-        ours = speed[f"huffman {what}"]
-        told = ", ".join(f"{ours / speed[f'{o} {what}']:.2f}x {o}" for o in ("zlib", "zstd"))
-        print(f"  huffman {what}: {told}")
+    for direction in ("encode", "decode"):
+        ours = speed[f"huffman {direction}"]
+        ratios = ", ".join(f"{ours / speed[f'{o} {direction}']:.2f}x {o}" for o in ("zlib", "zstd"))
+        print(f"  huffman {direction}: {ratios}")
 
 
 def main(rounds: int) -> None:

@@ -89,12 +89,12 @@ def main() -> None:
             queue = spawn.Queue()
             process = spawn.Process(target=measure, args=(file, options.coder, queue))
             process.start()
-            found, size = queue.get(timeout=600), file.stat().st_size
+            measured, size = queue.get(timeout=600), file.stat().st_size
             process.join()
-            both = found["pack_s"] + found["unpack_s"]
+            both = measured["pack_s"] + measured["unpack_s"]
             print(
-                f"{file.stem:20s} {size:12,d} {int(found['packed']):12,d} {found['pack_s']:8.2f} "
-                f"{found['unpack_s']:9.2f} {both / size * 1e8:13.1f} {found['peak'] / size:12.2f}"
+                f"{file.stem:20s} {size:12,d} {int(measured['packed']):12,d} {measured['pack_s']:8.2f} "
+                f"{measured['unpack_s']:9.2f} {both / size * 1e8:13.1f} {measured['peak'] / size:12.2f}"
             )
 
 

@@ -16,7 +16,7 @@ from tersor.pipeline.study.job import Job
 
 def jobs(count: int) -> list[Job]:
     """Trainings on digits that differ in their seed, one thread each, seconds long."""
-    made = []
+    trainings = []
     for seed in range(count):
         recipe = Recipe.model_validate(
             {
@@ -29,8 +29,8 @@ def jobs(count: int) -> list[Job]:
             }
         )
         plain = recipe.model_dump(mode="json")
-        made.append(Job(seed, f"{seed}", {"seed": seed}, plain, "runs", f"{seed}.json", False))
-    return made
+        trainings.append(Job(seed, f"{seed}", {"seed": seed}, plain, "runs", f"{seed}.json", False))
+    return trainings
 
 
 def seconds(workers: int, count: int, folder: Path) -> float:

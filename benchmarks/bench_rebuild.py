@@ -32,12 +32,12 @@ def one(name: str, pixels: int, pruner: str, ratio: float) -> str:
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     settings = Structure(stage="structure", pruner=pruner, sparsity=ratio)
     images = Images(torch.from_numpy(inputs), torch.zeros(IMAGES, dtype=torch.int64))
-    _, told = prune_channels(baseline, settings, images, lambda *_: None)
+    _, details = prune_channels(baseline, settings, images, lambda *_: None)
     seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (
         f"{name} {pixels} px, {pruner} {ratio:.0%}: {seconds:.1f} s, peak {peak / 2**20:.2f} GiB "
-        f"(before {before / 2**20:.2f}), masked - rebuilt {told['masked_max_abs_diff']:.1e}"
+        f"(before {before / 2**20:.2f}), masked - rebuilt {details['masked_max_abs_diff']:.1e}"
     )
 
 

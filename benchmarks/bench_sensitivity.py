@@ -22,17 +22,17 @@ def main(count: int) -> None:
     """Print seconds by the clock and of the processor, and both ratios."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    made = network.create("resnet20", {}, (3, 32, 32), [str(i) for i in range(10)], Preprocessing())
+    resnet = network.create("resnet20", {}, (3, 32, 32), [str(i) for i in range(10)], Preprocessing())
     clock, cpu = {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
     for done in range(0, count, BATCH):
         images = Images(torch.randn(BATCH, 3, 32, 32), torch.randint(0, 10, (BATCH,)))
-        found = {}
+        rows = {}
         for reuse in (True, False) if done % (2 * BATCH) else (False, True):
             began, cpu_began = time.perf_counter(), time.process_time()
-            found[reuse] = sensitivity(made, images, method="sparsity", levels=LEVELS, reuse=reuse)
+            rows[reuse] = sensitivity(resnet, images, method="sparsity", levels=LEVELS, reuse=reuse)
             clock[reuse] += time.perf_counter() - began
             cpu[reuse] += time.process_time() - cpu_began
-        assert found[True] == found[False], "reuse changes the numbers"
+        assert rows[True] == rows[False], "reuse changes the numbers"
         for name, spent in (("clock", clock), ("processor", cpu)):
             print(
                 f"{done + BATCH} images, {name}: scratch {spent[False]:.1f} s, reuse {spent[True]:.1f} s, "

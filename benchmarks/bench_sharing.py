@@ -76,9 +76,9 @@ def main() -> None:
         from sklearn.cluster import KMeans
 
         began = time.perf_counter()
-        found = KMeans(VALUES, n_init=25, max_iter=50, random_state=0).fit(weights[:, None])
+        clustering = KMeans(VALUES, n_init=25, max_iter=50, random_state=0).fit(weights[:, None])
         took = time.perf_counter() - began
-        print(f"scikit-learn: {took:.1f} s, {100 * (found.inertia_ / best - 1):.5f} % above the optimum")
+        print(f"scikit-learn: {took:.1f} s, {100 * (clustering.inertia_ / best - 1):.5f} % above the optimum")
         print(f"{took / np.median(seconds):,.0f} times as long")
 
 

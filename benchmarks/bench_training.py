@@ -51,9 +51,9 @@ def main() -> None:
         for words, settings in SETTINGS.items():
             if name != "resnet20" and "smaller" in settings:
                 continue  # the others' Linear layers are made for one size
-            made = network.create(name, {}, shape, list(CLASSES), data.preprocessing)
+            fresh = network.create(name, {}, shape, list(CLASSES), data.preprocessing)
             training = Training(epochs=1 + TURNS, channels_last=True, **settings)
-            runs[words] = _Run(made, training, data, 0, "cpu", None)
+            runs[words] = _Run(fresh, training, data, 0, "cpu", None)
         for _ in range(1 + TURNS):
             for words, run in runs.items():
                 run.one_epoch(lambda *_: None)

@@ -44,7 +44,7 @@ def make_files(folder: Path, inputs: np.ndarray) -> dict[str, tuple[np.ndarray, 
     torch.manual_seed(0)
     classes = tuple("0123456789")
     fresh = networks.create("resnet20", {}, (3, 32, 32), classes, Preprocessing(255.0, (0.5,), (0.25,)))
-    made = {}
+    files = {}
     for bits in range(1, 9):
         for per_channel in (False, True):
             linear = Linear(stage="linear", bits=bits, per_channel=per_channel, scale="mse")
@@ -58,8 +58,8 @@ def make_files(folder: Path, inputs: np.ndarray) -> dict[str, tuple[np.ndarray, 
             with torch.no_grad():
                 expected = network.module()(torch.from_numpy(inputs)).numpy()
             share = sum(t.bytes_after for t in report.tensors) / sum(t.bytes_before for t in report.tensors)
-            made[str(packed)] = (expected, share)
-    return made
+            files[str(packed)] = (expected, share)
+    return files
 
 
 def main() -> None:
@@ -70,15 +70,15 @@ def main() -> None:
     inputs = np.random.default_rng(0).standard_normal((4, 3, 32, 32), np.float32)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = make_files(folder, inputs)
+        files = make_files(folder, inputs)
         np.savez(folder / "in.npz", inputs=inputs)
-        there = [str(asked.other), "-c", OTHER, str(folder / "in.npz"), str(folder / "out.npz"), *made]
+        there = [str(asked.other), "-c", OTHER, str(folder / "in.npz"), str(folder / "out.npz"), *files]
         subprocess.run(there, check=True)
-        found = dict(np.load(folder / "out.npz"))
-    print(f"onnxruntime {found['version']}")
+        outputs = dict(np.load(folder / "out.npz"))
+    print(f"onnxruntime {outputs['version']}")
     worst = 0.0
-    for file, (expected, share) in made.items():
-        difference = float(np.abs(found[file] - expected).max())
+    for file, (expected, share) in files.items():
+        difference = float(np.abs(outputs[file] - expected).max())
         worst = max(worst, difference)
         bits = int(Path(file).stem[1])
         allowed = bits / 32 + 0.03

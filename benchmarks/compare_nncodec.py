@@ -49,16 +49,18 @@ def tell(rows: list[Row], start: list[float]) -> None:
     """Print all rows, and each side's smallest within some drops from the accuracies `start`."""
     print(f"{'':<36}{'file':>9}{'tensors':>9}{'validation':>11}{'test':>11}")
     print(f"{'uncompressed':<36}{'':>18}{start[0]:>9.2f} %{start[1]:>9.2f} %")
-    for found_row in sorted(rows, key=lambda r: (r[0][:4], r[1])):
-        name, size, alone, *accuracies = found_row
+    for row in sorted(rows, key=lambda r: (r[0][:4], r[1])):
+        name, size, alone, *accuracies = row
         print(f"{name:<36}{size:>9,}{alone:>9,}{accuracies[0]:>9.2f} %{accuracies[1]:>9.2f} %")
     for drop in (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0):
         best = {}
         for who in ("ours", "tuned", "NNCodec"):
             within = [r for r in rows if r[0].startswith(who) and r[3] >= start[0] - drop - 1e-9]
             best[who] = min(within, key=lambda r: r[1]) if within else None
-        told = [f"{w}: {r[1]:,} bytes at {r[4]:.2f} % test" if r else f"{w}: none" for w, r in best.items()]
-        print(f"at most {drop:.2f} points of validation accuracy: {'; '.join(told)}")
+        smallest = [
+            f"{w}: {r[1]:,} bytes at {r[4]:.2f} % test" if r else f"{w}: none" for w, r in best.items()
+        ]
+        print(f"at most {drop:.2f} points of validation accuracy: {'; '.join(smallest)}")
 
 
 def main() -> None:
@@ -120,11 +122,11 @@ def main() -> None:
         np.savez(folder / "in.npz", **floats)
         command = [str(chosen.other), __file__, "--encode", str(folder / "in.npz"), str(folder / "out.npz")]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        found = dict(np.load(folder / "out.npz"))
-        for name in sorted({key.split("|")[0] for key in found}):
-            tensors = {k: torch.from_numpy(found[f"{name}|{k}"].astype(np.float32)) for k in floats}
+        arrays = dict(np.load(folder / "out.npz"))
+        for name in sorted({key.split("|")[0] for key in arrays}):
+            tensors = {k: torch.from_numpy(arrays[f"{name}|{k}"].astype(np.float32)) for k in floats}
             decoded = network.with_tensors({**network.tensors, **tensors}, {})
-            size = int(found[f"{name}|size"])
+            size = int(arrays[f"{name}|size"])
             rows.append((f"NNCodec, {name}", size, size, *measured(decoded)))
     tell(rows, measured(network))
 

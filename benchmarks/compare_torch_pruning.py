@@ -97,9 +97,9 @@ def ours_at(network: Network, images: Images, speedup: float, pruner: str, profi
         }
     )
     counts = structure.counts_for(settings, network, network, profiles, lambda *_: None)
-    found, told = structure.prune_channels(network, settings, images, lambda *_: None, counts=counts)
-    print(json.dumps(told["search"]), flush=True)
-    return found
+    pruned, details = structure.prune_channels(network, settings, images, lambda *_: None, counts=counts)
+    print(json.dumps(details["search"]), flush=True)
+    return pruned
 
 
 def main() -> None:
@@ -140,24 +140,24 @@ def main() -> None:
     }
     for speedup in options.speedups:
         allowed = clock.baseline_ms / speedup
-        made = {
+        candidates = {
             f"Torch-Pruning, {name}, {'global' if everywhere else 'uniform'}, {speedup:g}x": theirs_at(
                 network, how, everywhere, clock, allowed
             )
             for name, how in scores.items()
             for everywhere in (False, True)
         }
-        made |= {
+        candidates |= {
             f"tersor, {p}, {speedup:g}x": ours_at(network, first, speedup, p, profiles)
             for p in ("l2norm", "taylor")
         }
-        for name, pruned in made.items():
+        for name, pruned in candidates.items():
             fresh = pruned.with_module(reestimate_batch_norm(pruned.module(), first.inputs))
             ways[name], _ = fit(fresh, tune, data, seed=1, teacher=None)
             print(name, "tuned", flush=True)
     test = Images.of(data.test, data.preprocessing)
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / f"{at}.onnx" for at, name in enumerate(ways)}
+        files = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(ways)}
         for name, net in ways.items():
             export_onnx(net, files[name])
         timed = benchmark(files, "cpu", baseline="baseline", batches=(1,), seconds_per_model=2.0)

@@ -49,24 +49,24 @@ def mutate(rng: np.random.Generator, packed: bytes, other: bytes) -> bytearray:
     """Return the file with 1 to 4 changes: bits, bytes, numbers, cuts, repeats, parts of another file."""
     out = bytearray(packed)
     for _ in range(rng.integers(1, 5)):
-        at = int(rng.integers(4, max(len(out), 5)))
+        position = int(rng.integers(4, max(len(out), 5)))
         size = int(rng.geometric(0.15))
         kind = rng.integers(7)
-        if kind == 0 and at < len(out):
-            out[at] ^= 1 << rng.integers(8)
-        elif kind == 1 and at < len(out):
-            out[at] = rng.choice([0, 1, 127, 128, 255, rng.integers(256)])
+        if kind == 0 and position < len(out):
+            out[position] ^= 1 << rng.integers(8)
+        elif kind == 1 and position < len(out):
+            out[position] = rng.choice([0, 1, 127, 128, 255, rng.integers(256)])
         elif kind == 2:
-            out[at : at + size] = write_varint(int(2 ** rng.uniform(0, 62)))
+            out[position : position + size] = write_varint(int(2 ** rng.uniform(0, 62)))
         elif kind == 3:
-            del out[at : at + size]
+            del out[position : position + size]
         elif kind == 4:
-            out[at:at] = out[at : at + size]
+            out[position:position] = out[position : position + size]
         elif kind == 5:
             start = int(rng.integers(36, len(other)))
-            out[at : at + size] = other[start : start + size]
+            out[position : position + size] = other[start : start + size]
         else:
-            del out[at:]
+            del out[position:]
     return out
 
 

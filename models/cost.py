@@ -222,12 +222,12 @@ def cost(network: Network, *, batch: int = 1, bits: int = 32) -> Cost:
     seen = _walk(module, network.input_shape)
     peak_pair = max((entry.pair for entry in seen.values()), default=0)
     layers = tuple(_layer(name, entry, bits) for name, entry in seen.items())
-    held = {
+    counted = {
         f"{name}.{key}"
         for name, entry in seen.items()
         for key, _ in entry.module.named_parameters(recurse=False)
     }
-    uncounted = tuple(name for name, _ in module.named_parameters() if name not in held)
+    uncounted = tuple(name for name, _ in module.named_parameters() if name not in counted)
     parameters = sum(p.numel() for p in module.parameters())
     return Cost(layers, batch, bits, peak_pair, parameters, uncounted)
 
@@ -270,9 +270,9 @@ def _walk(module: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, _Se
 
 def _layer(name: str, entry: _Seen, bits: int) -> LayerCost:
     layer, outputs = entry.module, entry.activations
-    own = sum(p.numel() for p in layer.parameters(recurse=False))
+    parameters = sum(p.numel() for p in layer.parameters(recurse=False))
     if not isinstance(layer, COUNTED):
-        return LayerCost(name, type(layer).__name__, entry.output_shape, 0, 0, 0, own, 0, 0, 0, 0, 0)
+        return LayerCost(name, type(layer).__name__, entry.output_shape, 0, 0, 0, parameters, 0, 0, 0, 0, 0)
     weight = layer.weight
     # One output element of a convolution or linear layer takes one pass over one filter.
     per_output = weight[0].numel()
@@ -281,7 +281,7 @@ def _layer(name: str, entry: _Seen, bits: int) -> LayerCost:
         type=type(layer).__name__,
         output_shape=entry.output_shape,
         weights=weight.numel(),
-        biases=own - weight.numel(),
+        biases=parameters - weight.numel(),
         nonzero_weights=int(torch.count_nonzero(weight)),
         other_parameters=0,
         macs=outputs * per_output,

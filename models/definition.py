@@ -33,10 +33,10 @@ def build(
             or a factory that fails or returns something else than a module.
     """
     factory = factory_of(definition)
-    given = offered(factory, input_shape, classes, arguments)
-    check_call(factory, given, "the network's factory", definition)
+    keywords = offered(factory, input_shape, classes, arguments)
+    check_call(factory, keywords, "the network's factory", definition)
     with beside(_file_of(definition)) if is_file_place(definition) else contextlib.nullcontext():
-        return called(factory, given, definition)
+        return called(factory, keywords, definition)
 
 
 def offered(

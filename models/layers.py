@@ -24,7 +24,7 @@ def matching(layers: Iterable[str], patterns: Iterable[str], where: str) -> set[
     Raises:
         BadInput: a pattern matches nothing; near names are suggested.
     """
-    found, layers = set[str](), list(layers)
+    matches, layers = set[str](), list(layers)
     for pattern in patterns:
         hits = fnmatch.filter(layers, pattern)
         if not hits:
@@ -35,8 +35,8 @@ def matching(layers: Iterable[str], patterns: Iterable[str], where: str) -> set[
                 where=where,
                 todo=f"Did you mean {', '.join(near)}?" if near else None,
             )
-        found.update(hits)
-    return found
+        matches.update(hits)
+    return matches
 
 
 def by_layer(layers: Iterable[str], given: Mapping[str, V], where: str) -> dict[str, V]:
@@ -46,8 +46,10 @@ def by_layer(layers: Iterable[str], given: Mapping[str, V], where: str) -> dict[
         BadInput: a pattern matches nothing.
     """
     layers = list(layers)
-    found = {layer: value for pattern, value in given.items() for layer in matching(layers, [pattern], where)}
-    return found | {layer: given[layer] for layer in layers if layer in given}
+    values = {
+        layer: value for pattern, value in given.items() for layer in matching(layers, [pattern], where)
+    }
+    return values | {layer: given[layer] for layer in layers if layer in given}
 
 
 def by_weight(amounts: Mapping[str, V]) -> dict[str, V]:

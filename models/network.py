@@ -122,7 +122,7 @@ class Network:
         """
         template = copy.deepcopy(module).cpu().eval()
         tensors = {k: v.detach() for k, v in template.state_dict().items()}
-        told = hashlib.sha256(repr(template).encode()).hexdigest()
+        source_sha256 = hashlib.sha256(repr(template).encode()).hexdigest()
         return cls(
             f"live {type(module).__name__}",
             {},
@@ -130,7 +130,7 @@ class Network:
             classes,
             preprocessing,
             tensors,
-            source_sha256=told,
+            source_sha256=source_sha256,
             template=template,
         )
 
@@ -195,10 +195,10 @@ class Network:
         named = ("definition", "input_shape", "classes", "source_sha256")
         fields = {name: getattr(self, name) for name in named} | {"arguments": dict(self.arguments)}
         forms = {k: asdict(v) for k, v in self.forms.items()}
-        own = {"version": HEADER_VERSION, "forms": forms, "preprocessing": asdict(self.preprocessing)}
+        entries = {"version": HEADER_VERSION, "forms": forms, "preprocessing": asdict(self.preprocessing)}
         if self.activations:  # networks without keep the digests they always had
-            own["activations"] = {k: asdict(v) for k, v in self.activations.items()}
-        return json.loads(json.dumps({**fields, **own}))
+            entries["activations"] = {k: asdict(v) for k, v in self.activations.items()}
+        return json.loads(json.dumps({**fields, **entries}))
 
 
 def _frozen(tensor: torch.Tensor) -> torch.Tensor:

@@ -29,9 +29,9 @@ def rebuild(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module
         weight = tensors.get(f"{name}.weight" if name else "weight")
         if weight is not None:
             _shape_layer(name, child, tuple(weight.shape))
-    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    current = dict(module.named_parameters()) | dict(module.named_buffers())
     for name, tensor in tensors.items():
-        if own[name].shape != tensor.shape:
+        if current[name].shape != tensor.shape:
             _replace(module, name, tensor)
     try:
         module.load_state_dict(dict(tensors), strict=True)
@@ -41,14 +41,14 @@ def rebuild(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module
 
 
 def _check_names(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    own, given = set(module.state_dict()), set(tensors)
-    if own == given:
+    defined, loaded = set(module.state_dict()), set(tensors)
+    if defined == loaded:
         return
-    missing, extra = sorted(own - given)[:3], sorted(given - own)[:3]
+    missing, extra = sorted(defined - loaded)[:3], sorted(loaded - defined)[:3]
     raise BadInput(
         "the tensors do not belong to this network",
-        got=f"{len(given)} tensors, of which unknown here: {', '.join(extra) or 'none'}",
-        wanted=f"{len(own)} tensors, of which missing there: {', '.join(missing) or 'none'}",
+        got=f"{len(loaded)} tensors, of which unknown here: {', '.join(extra) or 'none'}",
+        wanted=f"{len(defined)} tensors, of which missing there: {', '.join(missing) or 'none'}",
         todo="Check `model` and its arguments against the checkpoint",
     )
 

@@ -61,8 +61,8 @@ def source_sha256(path: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    own, helpers = sha256_of(path), imported_files(path)
-    return own if not helpers else digest_of([own, *(sha256_of(file) for file in helpers)])
+    digest, helpers = sha256_of(path), imported_files(path)
+    return digest if not helpers else digest_of([digest, *(sha256_of(file) for file in helpers)])
 
 
 def imported_files(path: Path) -> list[Path]:
@@ -76,10 +76,10 @@ def imported_files(path: Path) -> list[Path]:
     while todo:
         file, name = todo.pop()
         for module in _imports(file, name):
-            found = _own_file(module, path.resolve().parent)
-            if found is not None and found not in seen and found != path.resolve():
-                seen[found] = module
-                todo.append((found, module))
+            imported = _own_file(module, path.resolve().parent)
+            if imported is not None and imported not in seen and imported != path.resolve():
+                seen[imported] = module
+                todo.append((imported, module))
     return sorted(seen, key=lambda file: seen[file])
 
 
@@ -151,12 +151,12 @@ _loaded: dict[str, tuple[Path, str]] = {}
 """Modules of the user's that were imported here -> the file that they came from and its SHA-256."""
 
 
-def _imported(path: Path, of: str) -> ModuleType:
+def _imported(path: Path, owner: str) -> ModuleType:
     # A name of its own for each file: dataclasses and typing look their module up in sys.modules.
     name = f"tersor_user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise BadInput(f"the {of}'s file is no Python source", where=path, wanted="a .py file")
+        raise BadInput(f"the {owner}'s file is no Python source", where=path, wanted="a .py file")
     module = importlib.util.module_from_spec(spec)
     earlier = sys.modules.get(name)
     sys.modules[name] = module
@@ -169,7 +169,7 @@ def _imported(path: Path, of: str) -> ModuleType:
         else:
             sys.modules[name] = earlier
         raise BadInput(
-            f"the {of}'s file fails when imported", got=f"{type(error).__name__}: {error}", where=path
+            f"the {owner}'s file fails when imported", got=f"{type(error).__name__}: {error}", where=path
         ) from error
     return module
 

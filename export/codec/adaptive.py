@@ -17,7 +17,7 @@ from tersor.export.codec.bits import ByteReader
 
 Engine = Literal["auto", "numba", "plain"]
 Symbols = NDArray[np.uint16]
-Made = Callable[[Any, str], Any]
+Make = Callable[[Any, str], Any]
 """Makes a sequence of numbers from values and a type: a list or an array, as the engine needs."""
 
 NUMBA_FROM = 200_000
@@ -45,11 +45,11 @@ def encode(
         kernel: columns that belong together, 1 if none.
         depth: bits of an index, 0 to 12.
     """
-    run, made = _run(engine, len(symbols))
+    run, make = _run(engine, len(symbols))
     room = most + model.MARGIN + 4
-    io, data = made([0, model.ALL, 0, 0, room], "i8"), made(bytes(room), "u1")
-    state = _state(columns, depth, made)
-    if not run(made(symbols, "u2"), columns, kernel, depth, False, io, data, _tables(made), state):
+    io, data = make([0, model.ALL, 0, 0, room], "i8"), make(bytes(room), "u1")
+    state = _state(columns, depth, make)
+    if not run(make(symbols, "u2"), columns, kernel, depth, False, io, data, _tables(make), state):
         return None
     packed = bytes(data[: int(io[3])]) + _flush(int(io[0]), int(io[1]))
     packed = packed.rstrip(b"\0")
@@ -75,10 +75,10 @@ def decode(
         FormatError: there are more bytes than the symbols need, or they end in a zero byte.
     """
     data = bytes(source.take(size))
-    run, made = _run(engine, count)
-    symbols, held = made(np.zeros(count, np.uint16), "u2"), made(data, "u1")
-    io = made([0, model.ALL, int.from_bytes(data[:4].ljust(4, b"\0"), "big"), 4, size], "i8")
-    run(symbols, columns, kernel, depth, True, io, held, _tables(made), _state(columns, depth, made))
+    run, make = _run(engine, count)
+    symbols, coded = make(np.zeros(count, np.uint16), "u2"), make(data, "u1")
+    io = make([0, model.ALL, int.from_bytes(data[:4].ljust(4, b"\0"), "big"), 4, size], "i8")
+    run(symbols, columns, kernel, depth, True, io, coded, _tables(make), _state(columns, depth, make))
     if size > io[3] or data.endswith(b"\0"):
         raise source.error("bytes behind the end of adaptive coding", size, f"at most {int(io[3])}")
     return np.asarray(symbols, np.uint16)
@@ -93,7 +93,7 @@ def _flush(low: int, high: int) -> bytes:
     return high.to_bytes(4, "big")
 
 
-def _run(engine: Engine, count: int) -> tuple[Callable[..., Any], Made]:
+def _run(engine: Engine, count: int) -> tuple[Callable[..., Any], Make]:
     """The model's `code`, and what makes the sequences that it works on."""
     many = bool(_compiled.cache_info().currsize) or _plain["positions"] + count >= NUMBA_FROM
     if engine == "numba" or (engine == "auto" and many):
@@ -131,7 +131,7 @@ def _compiled() -> Callable[..., Any]:
 
 
 @cache
-def _tables(made: Made) -> tuple[Any, ...]:
+def _tables(make: Make) -> tuple[Any, ...]:
     """squash [4095], stretch [4096], rate [256] and level [257]; see docs/format.md."""
     squash = []
     for t in range(1, 4096):
@@ -144,15 +144,15 @@ def _tables(made: Made) -> tuple[Any, ...]:
         stretch.append(t - 2047)
     rate = [2 * 65536 // (2 * n + 3) for n in range(256)]
     level = [sum(density >= bound for bound in _BOUNDS) for density in range(257)]
-    return made(squash, "i4"), made(stretch, "i2"), made(rate, "i4"), made(level, "i1")
+    return make(squash, "i4"), make(stretch, "i2"), make(rate, "i4"), make(level, "i1")
 
 
-def _state(columns: int, depth: int, made: Made) -> tuple[Any, ...]:
+def _state(columns: int, depth: int, make: Make) -> tuple[Any, ...]:
     """What is learnt, as it is before the first symbol, and work space."""
     slots, nodes = [0] * model.SLOTS, 1 << depth
     return (
-        made(slots, "i4"), made(slots, "u1"), made([model.FIRST_WEIGHT] * (model.SETS * model.INPUTS), "i8"),
-        made([model.HALF] * nodes, "i4"), made([0] * nodes, "u1"),
-        made(bytes(columns + 2), "u1"), made([0] * columns, "i4"),
-        made([0] * model.INPUTS, "i8"), made([0] * model.INPUTS, "i8"),
+        make(slots, "i4"), make(slots, "u1"), make([model.FIRST_WEIGHT] * (model.SETS * model.INPUTS), "i8"),
+        make([model.HALF] * nodes, "i4"), make([0] * nodes, "u1"),
+        make(bytes(columns + 2), "u1"), make([0] * columns, "i4"),
+        make([0] * model.INPUTS, "i8"), make([0] * model.INPUTS, "i8"),
     )  # fmt: skip

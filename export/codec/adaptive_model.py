@@ -55,8 +55,8 @@ def code(symbols, columns, kernel, depth, decoding, io, data, tables, state):  #
             tap += 1
             last = 0 if bit else min(last + 1, 15)
             if bit:
-                found = index(symbols[start + c] - 1, depth, decoding, io, data, tree, tree_counts, rate)
-                symbols[start + c] = found + 1
+                entry = index(symbols[start + c] - 1, depth, decoding, io, data, tree, tree_counts, rate)
+                symbols[start + c] = entry + 1
     return True
 
 

@@ -105,10 +105,10 @@ def encode_piece(piece: Piece, values: Patterns, coder: Coder = "huffman") -> by
 
 def _scaled(piece: Piece, values: Patterns, coder: Coder, most: int) -> bytes | None:
     """Return the piece as integers times a scale for each row; None: it is not, or no shorter than `most`."""
-    found = split_scales(values, piece.dims)
-    if found is None:
+    split = split_scales(values, piece.dims)
+    if split is None:
         return None
-    scales, integers = found[0].view("<u4"), found[1]
+    scales, integers = split[0].view("<u4"), split[1]
     distinct = np.unique(scales)
     books = [None] if len(distinct) > MAX_CODEBOOK else [None, distinct]
     head = min((encode_values(scales, book, True) for book in books), key=len)
@@ -123,7 +123,7 @@ def _adaptive(content: Content, best: bytes | None) -> bytes | None:
     smaller = cropped(view, content.positions)
     views = [view, smaller] if smaller.size < 0.97 * view.size else [view]
     views += [View(content.piece.dims, 1)] if len(content.piece.dims) > 1 else []
-    most, found = content.values.nbytes if best is None else len(best) - 1, None
+    most, shortest = content.values.nbytes if best is None else len(best) - 1, None
     for tried in views:
         positions, order = _sorted_in(tried, content)
         sparse = Sparse(
@@ -132,8 +132,8 @@ def _adaptive(content: Content, best: bytes | None) -> bytes | None:
         coded = encode_adaptive(sparse, most=most)
         if coded is not None and len(coded) < most:
             flags = tried.split | (tried.rows is not None) << 3
-            most, found = len(coded), bytes([ADAPTIVE | flags << 4]) + coded
-    return found
+            most, shortest = len(coded), bytes([ADAPTIVE | flags << 4]) + coded
+    return shortest
 
 
 def _written(candidate: Candidate) -> bytes:
@@ -167,18 +167,18 @@ def _codebook(values: Patterns) -> Patterns | None:
 
 def _candidates(content: Content) -> Iterator[Candidate]:
     values, is_float = content.values, content.piece.is_float
-    found = [
+    candidates = [
         Candidate(RAW, 0, 8.0 * values.nbytes, values.tobytes),
         Candidate(VALUES, 0, _plane_bits(values, is_float), partial(encode_values, values, None, is_float)),
     ]
     if content.codebook is not None and len(content.codebook) < MAX_CODEBOOK:
         codebook = np.sort(np.append(content.codebook, values.dtype.type(content.default)))
         bits = _index_bits(values, codebook)
-        found.append(Candidate(VALUES, 0, bits, partial(encode_values, values, codebook, is_float)))
+        candidates.append(Candidate(VALUES, 0, bits, partial(encode_values, values, codebook, is_float)))
     if len(content.positions) < 0.9 * len(values):
-        found += _sparse_candidates(content)
-    yield from found
-    best = min(c.bits for c in found)
+        candidates += _sparse_candidates(content)
+    yield from candidates
+    best = min(c.bits for c in candidates)
     if _strings_pay(values, best):
         yield Candidate(STRINGS, 0, best, partial(_strings, values))
 
@@ -226,7 +226,7 @@ def _sparse_candidates(content: Content) -> list[Candidate]:
     others, codebook, is_float = content.others, content.codebook, content.piece.is_float
     view, gap_bits = min(
         ((v, _gap_costs(gaps_between(_sorted_in(v, content)[0]))) for v in _views(content)),
-        key=lambda found: min(found[1]) + _mask_bits(found[0]),
+        key=lambda choice: min(choice[1]) + _mask_bits(choice[0]),
     )
     positions, order = _sorted_in(view, content)
     sparse = Sparse(view, positions, others[order], content.default, codebook, is_float)
@@ -234,15 +234,15 @@ def _sparse_candidates(content: Content) -> list[Candidate]:
     book_bits = 0 if codebook is None else _CODEBOOK_ENTRY_BITS * len(codebook)
     value_bits = _plane_bits(others, is_float) if codebook is None else _index_bits(others, codebook)
     bits = _bitmap_bits(sparse) + _mask_bits(view) + value_bits
-    found = [Candidate(BITMAP, flags, bits, partial(encode_bitmap, sparse))]
+    candidates = [Candidate(BITMAP, flags, bits, partial(encode_bitmap, sparse))]
     for f in sorted(FINENESS, key=lambda f: gap_bits[f])[:2]:
         bits = gap_bits[f] + _mask_bits(view) + value_bits
-        found.append(Candidate(RELATIVE, flags, bits, partial(encode_relative, sparse, f)))
+        candidates.append(Candidate(RELATIVE, flags, bits, partial(encode_relative, sparse, f)))
     if codebook is not None and len(others):
         for f in FINENESS:
             bits = _joint_bits(sparse, f) + _mask_bits(view) + book_bits
-            found.append(Candidate(JOINT, flags, bits, partial(encode_joint, sparse, f)))
-    return found
+            candidates.append(Candidate(JOINT, flags, bits, partial(encode_joint, sparse, f)))
+    return candidates
 
 
 def _mask_bits(view: View) -> int:

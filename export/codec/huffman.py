@@ -115,8 +115,8 @@ def _checked(symbols: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger
 def _fast(engine: Engine, count: int) -> ModuleType | None:
     """Return the numba module, or None where the plain path is asked for, better, or all there is."""
     enough = NUMBA_LOADED_FROM if "tersor.export.codec.huffman_fast" in sys.modules else NUMBA_FROM
-    wanted = engine == "numba" or (engine == "auto" and count >= enough)
-    if not wanted or count < STREAMS_FROM or sys.byteorder != "little":
+    use_numba = engine == "numba" or (engine == "auto" and count >= enough)
+    if not use_numba or count < STREAMS_FROM or sys.byteorder != "little":
         return None
     try:
         from tersor.export.codec import huffman_fast

@@ -61,17 +61,17 @@ def _encode(symbols, entries, starts, stops, words, begins, bits):  # type: igno
     u = np.uint64
     four, fifteen = u(4), u(15)
 
-    def put(words, at, word, used, chunk, length):  # type: ignore[no-untyped-def]
+    def put(words, position, word, used, chunk, length):  # type: ignore[no-untyped-def]
         """Append `length` bits to the word under way; returns where it stands then."""
         word |= (chunk << (u(64) - length)) >> used
-        words[at] = word
+        words[position] = word
         used += length
         # Of a chunk that filled the word, the last `used - 64` bits go into the next one.
         rest = (chunk << (u(127) - used)) << u(1) if used >= u(64) else word
-        return at + (used >> u(6)), rest, used & u(63)
+        return position + (used >> u(6)), rest, used & u(63)
 
     for j in range(4):
-        i, stop, at = u(starts[j]), u(stops[j]), u(begins[j])
+        i, stop, position = u(starts[j]), u(stops[j]), u(begins[j])
         whole = i + (stop - i) // four * four
         word, used = u(0), u(0)
         while i < whole:
@@ -82,14 +82,14 @@ def _encode(symbols, entries, starts, stops, words, begins, bits):  # type: igno
             length = (c & fifteen) + (d & fifteen)
             chunk = (first << length) | second
             length += (a & fifteen) + (b & fifteen)
-            at, word, used = put(words, at, word, used, chunk, length)
+            position, word, used = put(words, position, word, used, chunk, length)
             i += four
         while i < stop:
             a = u(entries[symbols[i]])
-            at, word, used = put(words, at, word, used, a >> four, a & fifteen)
+            position, word, used = put(words, position, word, used, a >> four, a & fifteen)
             i += u(1)
-        words[at] = word
-        bits[j] = (np.int64(at) - begins[j]) * 64 + np.int64(used)
+        words[position] = word
+        bits[j] = (np.int64(position) - begins[j]) * 64 + np.int64(used)
 
 
 def encode(
@@ -112,8 +112,8 @@ def encode(
 
 
 @_Kernel
-def _decode(data, begins, sizes, entries, table_bits, stops, out, at, ends):  # type: ignore[no-untyped-def]
-    # `at` holds the next output byte of each stream and `ends` its next bit; both are moved on.
+def _decode(data, begins, sizes, entries, table_bits, stops, out, positions, ends):  # type: ignore[no-untyped-def]
+    # `positions` holds the next output byte of each stream and `ends` its next bit; both are moved on.
     u = np.uint64
     three, five, seven, low5 = u(3), u(5), u(7), u(31)
     drop = u(64 - table_bits)
@@ -134,7 +134,7 @@ def _decode(data, begins, sizes, entries, table_bits, stops, out, at, ends):  # 
         out[k], out[k + u(1)] = entry >> u(12), entry >> u(20)
         out[k + u(2)], out[k + u(3)] = entry >> u(28), entry >> u(36)
 
-    k0, k1, k2, k3 = u(at[0]), u(at[1]), u(at[2]), u(at[3])
+    k0, k1, k2, k3 = u(positions[0]), u(positions[1]), u(positions[2]), u(positions[3])
     p0, p1, p2, p3 = u(ends[0]), u(ends[1]), u(ends[2]), u(ends[3])
     b0, b1, b2, b3 = u(begins[0]), u(begins[1]), u(begins[2]), u(begins[3])
     rounds = 1
@@ -161,15 +161,15 @@ def _decode(data, begins, sizes, entries, table_bits, stops, out, at, ends):  # 
                 p0, p1, p2, p3 = p0 + n0, p1 + n1, p2 + n2, p3 + n3
                 k0, k1 = k0 + ((e0 >> five) & seven), k1 + ((e1 >> five) & seven)
                 k2, k3 = k2 + ((e2 >> five) & seven), k3 + ((e3 >> five) & seven)
-    at[0], at[1], at[2], at[3] = k0, k1, k2, k3
+    positions[0], positions[1], positions[2], positions[3] = k0, k1, k2, k3
     ends[0], ends[1], ends[2], ends[3] = p0, p1, p2, p3
 
 
 @_Kernel
-def _finish(data, begins, sizes, entries, table_bits, stops, out, at, ends, width):  # type: ignore[no-untyped-def]
+def _finish(data, begins, sizes, entries, table_bits, stops, out, positions, ends, width):  # type: ignore[no-untyped-def]
     # Symbol by symbol and byte by byte, never past a stream's end.
     for j in range(4):
-        byte, bit = at[j], ends[j]
+        byte, bit = positions[j], ends[j]
         while byte < stops[j] and bit < sizes[j]:
             window = 0
             for i in range(3):
@@ -180,7 +180,7 @@ def _finish(data, begins, sizes, entries, table_bits, stops, out, at, ends, widt
                 out[byte + i] = entry >> (12 + 8 * i)
             bit += (entry >> 8) & 15
             byte += width
-        at[j], ends[j] = byte, bit
+        positions[j], ends[j] = byte, bit
 
 
 def decode(
@@ -193,11 +193,11 @@ def decode(
     entries, table_bits = _entries(table, out.itemsize)
     raw, target = np.frombuffer(data, np.uint8), out.view(np.uint8)
     begins = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
-    at, stops = (np.array(side, np.int64) * out.itemsize for side in zip(*parts))
+    positions, stops = (np.array(side, np.int64) * out.itemsize for side in zip(*parts))
     bits, ends = 8 * np.array(sizes, np.int64), np.zeros(4, np.int64)
-    _decode(raw, begins, bits, entries, table_bits, stops, target, at, ends)
-    _finish(raw, begins, bits, entries, table_bits, stops, target, at, ends, out.itemsize)
-    return [end if done else -1 for end, done in zip(ends.tolist(), (at == stops).tolist())]
+    _decode(raw, begins, bits, entries, table_bits, stops, target, positions, ends)
+    _finish(raw, begins, bits, entries, table_bits, stops, target, positions, ends, out.itemsize)
+    return [end if done else -1 for end, done in zip(ends.tolist(), (positions == stops).tolist())]
 
 
 def _entries(table: CodeTable, width: int) -> tuple[NDArray[np.uint64], int]:

@@ -67,8 +67,8 @@ def ledger(packed_bytes: int, unpacked: Unpacked) -> list[LedgerRow]:
     pooled = _share(len(sections.get(POOL, b"")), [r.pooled for r in unpacked.records])
     rows = [header, skeleton]
     for number, span in enumerate(spans):
-        own = [(r, p) for r, p in zip(unpacked.records, pooled) if r.span == number]
-        rows.append(_tensor_row(unpacked.data, span, [r for r, _ in own], sum(p for _, p in own)))
+        pieces = [(r, p) for r, p in zip(unpacked.records, pooled) if r.span == number]
+        rows.append(_tensor_row(unpacked.data, span, [r for r, _ in pieces], sum(p for _, p in pieces)))
     return rows
 
 

@@ -129,10 +129,10 @@ class _Walk:
         """Return the next varint (at most 10 bytes, before `end`)."""
         value = shift = 0
         while True:
-            at = self.position - self.removed
-            if self.position >= end or at >= len(self.data) or shift > 63:
+            offset = self.position - self.removed
+            if self.position >= end or offset >= len(self.data) or shift > 63:
                 raise NotOnnx(f"a number ends outside its message at byte {self.position}")
-            byte = self.data[at]
+            byte = self.data[offset]
             self.position += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
@@ -181,24 +181,24 @@ class _Walk:
         """Walk a TensorProto up to byte `end`, noting its payloads as spans."""
         dims: list[int] = []
         data_type, name = 0, ""
-        found: list[tuple[int, int, int]] = []
+        payloads: list[tuple[int, int, int]] = []
         while self.position < end:
             number, wire, value = self.field(end)
             if wire == 2 and number in (_FLOATS, _RAW, _DOUBLES) and value >= MIN_SPAN:
-                found.append((number, self.position, value))
+                payloads.append((number, self.position, value))
                 self._payload(value, end)
                 continue
-            at = self.position - self.removed
+            offset = self.position - self.removed
             self.skip(value if wire else 0, end)
             if number == _DIMS:
-                dims += self._dims(wire, value, at)
+                dims += self._dims(wire, value, offset)
             elif number == _DATA_TYPE and wire == 0:
                 data_type = value
             elif number == _NAME and wire == 2:
-                name = bytes(self.data[at : at + min(value, 256)]).decode("utf-8", "replace")
+                name = bytes(self.data[offset : offset + min(value, 256)]).decode("utf-8", "replace")
             elif number == _EXTERNAL or (number == _LOCATION and value != 0):
                 self.external = True
-        for number, start, size in found:
+        for number, start, size in payloads:
             self._note(number, start, size, dims, data_type, name)
 
     def _payload(self, size: int, end: int) -> None:
@@ -210,13 +210,13 @@ class _Walk:
         self.position += size
         self.removed += size
 
-    def _dims(self, wire: int, value: int, at: int) -> list[int]:
+    def _dims(self, wire: int, value: int, offset: int) -> list[int]:
         """Return the dimensions of one field: a lone varint, or packed ones."""
         if wire == 0:
             return [value]
         if wire != 2 or value > 10 * _MAX_DIMS:
             return []
-        packed = _Walk(self.data[at : at + value], value, cut=False)
+        packed = _Walk(self.data[offset : offset + value], value, cut=False)
         dims = []
         while packed.position < value:
             dims.append(packed.varint(value))

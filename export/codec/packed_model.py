@@ -126,11 +126,11 @@ def encode_model(data: memoryview, layout: Layout, coder: Coder) -> dict[int, li
 
 def _pieces(span: Span) -> list[tuple[int, Piece]]:
     """Return (first byte in the file, piece) of a span's pieces."""
-    start, found = span.start, []
+    start, pieces = span.start, []
     for piece in split_pieces(span.dims, span.width, span.is_float):
-        found.append((start, piece))
+        pieces.append((start, piece))
         start += piece.count * piece.width
-    return found
+    return pieces
 
 
 def _patterns(data: memoryview, start: int, piece: Piece) -> Patterns:
@@ -233,11 +233,11 @@ def _decode_pool_width(source: ByteReader, width: int, pieces: list[_Pooled], ta
     planes = decode_plane_list(source, counts)
     taken = [0] * width
     for p in pieces:
-        own = []
+        piece_planes = []
         for i in range(width):
             stored = p.piece.count if i < width - p.dropped else 0
-            own.append(
+            piece_planes.append(
                 planes[i][taken[i] : taken[i] + stored] if stored else np.zeros(p.piece.count, np.uint8)
             )
             taken[i] += stored
-        _store(target, p.start, join_planes(own, True))
+        _store(target, p.start, join_planes(piece_planes, True))

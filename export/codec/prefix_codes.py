@@ -96,11 +96,11 @@ def _merge_levels(leaves: NDArray[np.int64], limit: int) -> list[NDArray[np.bool
         paired = items[: len(items) // 2 * 2]
         packages = paired[0::2] + paired[1::2]
         # Equal weights: symbols before packages, so that ties always give the same (shorter-maximum) code.
-        at = np.searchsorted(leaves, packages, side="right") + np.arange(len(packages))
+        positions = np.searchsorted(leaves, packages, side="right") + np.arange(len(packages))
         is_leaf = np.ones(len(leaves) + len(packages), np.bool_)
-        is_leaf[at] = False
+        is_leaf[positions] = False
         items = np.empty(len(is_leaf), np.int64)
-        items[at] = packages
+        items[positions] = packages
         items[is_leaf] = leaves
         levels.append(is_leaf)
     return levels
@@ -186,14 +186,14 @@ def read_table(source: ByteReader, alphabet: int) -> CodeTable:
 
 def _read_runs(bits: BitReader, used: int, alphabet: int, source: ByteReader) -> NDArray[np.int64]:
     runs: list[NDArray[np.int64]] = []
-    next_symbol = found = 0
-    while found < used:
+    next_symbol = count = 0
+    while count < used:
         start = next_symbol + bits.exp_golomb(alphabet) + (next_symbol > 0)
-        length = bits.exp_golomb(used - found - 1) + 1
+        length = bits.exp_golomb(used - count - 1) + 1
         if start + length > alphabet:
             raise source.error("a symbol is outside the alphabet", start + length - 1, f"below {alphabet}")
         runs.append(np.arange(start, start + length))
-        next_symbol, found = start + length, found + length
+        next_symbol, count = start + length, count + length
     return np.concatenate(runs)
 
 

@@ -42,14 +42,14 @@ def explain(module: "torch.nn.Module", example: "torch.Tensor", error: Exception
         where: the network's definition.
     """
     text = _whole_text(error)
-    layer, own = _failing_layer(module, example)
-    text = f"{own}\n{text}" if own else text
+    layer, message = _failing_layer(module, example)
+    text = f"{message}\n{text}" if message else text
     operation = re.search(r"OpOverload\(op='([\w.]+)'|(aten\.\w+)", text)
     name = (operation.group(1) or operation.group(2)) if operation else None
     if layer is None and name is not None:
         layer = _layer_of_operation(module, example, name)
     place = f"layer {layer!r}" if layer else "the network's own forward"
-    reason = _first_line(own or str(_root(error)))
+    reason = _first_line(message or str(_root(error)))
     todo = next((r for pattern, r in REMEDIES if re.search(pattern, text)), None)
     return BadInput(
         f"the network cannot be exported to ONNX: {place}" + (f", operation {name}" if name else ""),

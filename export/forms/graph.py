@@ -58,8 +58,8 @@ def read_model(source: Path | bytes) -> ModelProto:
 
 def external_tensors(model: ModelProto) -> list[str]:
     """Names of the tensors, subgraphs and attributes included, whose data lie in other files."""
-    found = [t.name for t in _tensors(model.graph) if _is_external(t)]
-    return found + [
+    names = [t.name for t in _tensors(model.graph) if _is_external(t)]
+    return names + [
         t.name for f in model.functions for n in f.node for t in _node_tensors(n) if _is_external(t)
     ]
 
@@ -148,21 +148,21 @@ def _damaged(where: object, detail: str) -> BadInput:
 
 
 def _tensors(graph: onnx.GraphProto) -> list[TensorProto]:
-    found = list(graph.initializer) + [t for s in graph.sparse_initializer for t in (s.values, s.indices)]
-    return found + [t for node in graph.node for t in _node_tensors(node)]
+    tensors = list(graph.initializer) + [t for s in graph.sparse_initializer for t in (s.values, s.indices)]
+    return tensors + [t for node in graph.node for t in _node_tensors(node)]
 
 
 def _node_tensors(node: NodeProto) -> list[TensorProto]:
-    found: list[TensorProto] = []
+    tensors: list[TensorProto] = []
     for attribute in node.attribute:
-        found += [attribute.t] if attribute.HasField("t") else []
-        found += list(attribute.tensors)
+        tensors += [attribute.t] if attribute.HasField("t") else []
+        tensors += list(attribute.tensors)
         sparse_one = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
         for sparse in [*sparse_one, *attribute.sparse_tensors]:
-            found += [sparse.values, sparse.indices]
+            tensors += [sparse.values, sparse.indices]
         for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-            found += _tensors(graph)
-    return found
+            tensors += _tensors(graph)
+    return tensors
 
 
 def _is_external(tensor: TensorProto) -> bool:
@@ -185,14 +185,14 @@ def _strip(model: ModelProto) -> None:
 
 
 def _nodes(graph: onnx.GraphProto) -> list[NodeProto]:
-    found = list(graph.node)
+    nodes = list(graph.node)
     for node in graph.node:
         for attribute in node.attribute:
             for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
                 inner.ClearField("doc_string")
                 inner.ClearField("value_info")
-                found += _nodes(inner)
-    return found
+                nodes += _nodes(inner)
+    return nodes
 
 
 def _drop_defaults(node: NodeProto, model: ModelProto, constants: Mapping[str, TensorProto]) -> None:

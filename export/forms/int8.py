@@ -76,7 +76,7 @@ def to_int8(
     excluded = _nodes_called(model, keep_float, layers, folded_onnx)
     in_float = [name for name, node in layers.items() if node.name in excluded]
     used = {k: v for k, v in (grids or {}).items() if k in layers and k not in in_float}
-    kept, overrides = _overrides(model, layers, used, 64 if reduce_range else 127)
+    kept_integers, overrides = _overrides(model, layers, used, 64 if reduce_range else 127)
     options = {
         "reduce_range": reduce_range,
         "nodes_to_exclude": excluded,
@@ -93,18 +93,18 @@ def to_int8(
         "calibration_images": len(calibration),
         "quantized": [name for name in layers if name not in in_float],
         "kept_float": in_float,
-        "kept_integers": kept,
+        "kept_integers": kept_integers,
     }
 
 
 def _check_calibration(model: ModelProto, calibration: np.ndarray) -> None:
     dims = model.graph.input[0].type.tensor_type.shape.dim
-    wanted = tuple(d.dim_value for d in dims[1:])
-    if len(calibration) == 0 or calibration.shape[1:] != wanted:
+    image_shape = tuple(d.dim_value for d in dims[1:])
+    if len(calibration) == 0 or calibration.shape[1:] != image_shape:
         raise BadInput(
             "int8 needs calibration images that fit the model, at least one",
             got=f"an array of shape {calibration.shape}",
-            wanted=f"(N, {', '.join(map(str, wanted))}), N of 100 or more",
+            wanted=f"(N, {', '.join(map(str, image_shape))}), N of 100 or more",
             todo="Give images of the training split",
         )
     if not np.isfinite(calibration).all():
@@ -150,25 +150,25 @@ def _overrides(
     """Layers whose integers are kept; tensor -> what the quantizer is told about it."""
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     made_by = {name: node for node in model.graph.node for name in node.output}
-    kept, told = list[str](), dict[str, list[dict[str, Any]]]()
+    kept_integers, overrides = list[str](), dict[str, list[dict[str, Any]]]()
     for name, grid in grids.items():
         node = layers[name]
         scales = _folded_scales(weights.get(node.input[1]), grid.integers, most)
         if scales is not None:
             zero = np.array(0, np.int8)
-            told[node.input[1]] = [
+            overrides[node.input[1]] = [
                 {"axis": 0, "scale": np.array(s, np.float32), "zero_point": zero} for s in scales
             ]
-            kept.append(name)
+            kept_integers.append(name)
         tensor = node.input[0]
         while grid.scale is not None and tensor:
-            before = told.get(tensor)
+            before = overrides.get(tensor)
             if before is None or float(before[0]["scale"]) < grid.scale:
                 scale, zero = np.array(grid.scale, np.float32), np.array(grid.zero_point, np.uint8)
-                told[tensor] = [{"scale": scale, "zero_point": zero}]
+                overrides[tensor] = [{"scale": scale, "zero_point": zero}]
             above = made_by.get(tensor)
             tensor = above.input[0] if above is not None and above.op_type in SAME_RANGE else ""
-    return kept, told
+    return kept_integers, overrides
 
 
 def _folded_scales(weight: np.ndarray | None, integers: np.ndarray | None, most: int) -> np.ndarray | None:
@@ -249,7 +249,7 @@ def _free_outputs(model: ModelProto) -> None:
 
 def _drop_unused_opsets(model: ModelProto) -> None:
     used = {node.domain for node in model.graph.node}
-    kept = [(o.domain, o.version) for o in model.opset_import if o.domain in used]
+    opsets = [(o.domain, o.version) for o in model.opset_import if o.domain in used]
     del model.opset_import[:]
-    for domain, version in kept:
+    for domain, version in opsets:
         model.opset_import.add(domain=domain, version=version)

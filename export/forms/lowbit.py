@@ -111,8 +111,8 @@ def to_lowbit(
     if native:
         model.ir_version = ir_version
     maker = _Maker(model, {row[0]: row[2] for row in native})
-    own = scales or {}
-    done = [maker.pack(tensor, max_bits, own.get(tensor.name)) for tensor in list(model.graph.initializer)]
+    steps = scales or {}
+    done = [maker.pack(tensor, max_bits, steps.get(tensor.name)) for tensor in list(model.graph.initializer)]
     packed = tuple(tensor for tensor in done if tensor is not None)
     if not packed:
         return LowbitReport((), before, before)
@@ -165,8 +165,8 @@ class _Maker:
     def finish(self) -> None:
         """Put the nodes before the model's own, which read their results."""
         graph = self._model.graph
-        own = list(graph.node)
-        copies = [NodeProto.FromString(node.SerializeToString()) for node in own]
+        nodes = list(graph.node)
+        copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend([*self._nodes, *copies])
         graph.initializer.extend(self._tensors)

@@ -26,18 +26,18 @@ def to_opset(model: ModelProto, opset: int, ir_version: int, where: Path) -> Non
     Raises:
         BadInput: operators of other domains, or a node that the opset cannot express.
     """
-    own = next((o for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
+    standard = next((o for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
     foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
-    if own is None or foreign:
+    if standard is None or foreign:
         raise BadInput(
             "the low-bit form is made from standard operators only",
             got=f"operators of domain {', '.join(foreign) or '(none)'}",
             where=where,
         )
-    if own.version > opset:
-        _relabel(model, own.version, opset, where)
-        own.version = opset
-    elif own.version < opset:
+    if standard.version > opset:
+        _relabel(model, standard.version, opset, where)
+        standard.version = opset
+    elif standard.version < opset:
         _convert_up(model, opset, where)
     model.ir_version = min(model.ir_version, ir_version)
 

@@ -95,10 +95,10 @@ def replace_weights(path_in: Path, network: "Network", path_out: Path) -> bool:
         if not tensor.is_floating_point():
             continue  # BatchNorm's num_batches_tracked is a counter for training only
         array = np.ascontiguousarray(tensor.numpy())
-        found = by_name.get(name)
-        if found is None or tuple(found.dims) != array.shape:
+        initializer = by_name.get(name)
+        if initializer is None or tuple(initializer.dims) != array.shape:
             return False
-        found.CopyFrom(numpy_helper.from_array(array, name))
+        initializer.CopyFrom(numpy_helper.from_array(array, name))
     graphs.set_metadata(model, old | {k: v for k, v in new.items() if k != "licence"})
     graphs.write_model(model, path_out)
     return True
@@ -121,8 +121,8 @@ def _definition(network: "Network") -> str:
     name = network.definition.rpartition(":")[2]
     source = f"@{network.source_sha256[:12]}" if network.source_sha256 else ""
     arguments = json.loads(json.dumps(dict(network.arguments)))  # a saved network has lists for tuples
-    given = ", ".join(f"{k}={_without_path(v)!r}" for k, v in sorted(arguments.items()))
-    return f"{name}{source}({given})"
+    keywords = ", ".join(f"{k}={_without_path(v)!r}" for k, v in sorted(arguments.items()))
+    return f"{name}{source}({keywords})"
 
 
 def _without_path(value: Any) -> Any:
@@ -152,8 +152,8 @@ def _exported(module: "torch.nn.Module", network: "Network") -> "onnx_ir.Model":
         from tersor.export.forms.export_errors import explain
 
         with _quiet():
-            told = explain(module, example, error, network.definition)
-        raise told from error
+            explanation = explain(module, example, error, network.definition)
+        raise explanation from error
     assert program is not None
     return program.model
 
@@ -187,8 +187,8 @@ def _check_interface(model: ModelProto, network: "Network") -> None:
     inputs, outputs = model.graph.input, model.graph.output
     shapes = [[d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in [*inputs, *outputs]]
     batch = shapes[0][0] if shapes and shapes[0] else None
-    wanted = [[batch, *network.input_shape], [batch, len(network.classes)]]
-    if isinstance(batch, str) and shapes == wanted:
+    expected = [[batch, *network.input_shape], [batch, len(network.classes)]]
+    if isinstance(batch, str) and shapes == expected:
         return
     raise BadInput(
         "the network's outputs are not one row of logits per image",

@@ -247,11 +247,13 @@ def _sample_ms(session: Runs, feed: dict[str, Any], runs: int) -> float:
     return (time.perf_counter_ns() - start) / runs / 1e6
 
 
-def _row(name: str, provider: str, batch: int, threads: int, own: np.ndarray, base: np.ndarray) -> LatencyRow:
-    p50, p90, p99 = (float(v) for v in np.percentile(own, [50, 90, 99]))
-    low, high = _median_interval(own)
+def _row(
+    name: str, provider: str, batch: int, threads: int, samples: np.ndarray, base: np.ndarray
+) -> LatencyRow:
+    p50, p90, p99 = (float(v) for v in np.percentile(samples, [50, 90, 99]))
+    low, high = _median_interval(samples)
     speedup = float(np.median(base)) / p50
-    speedup_low, speedup_high = _ratio_interval(base, own)
+    speedup_low, speedup_high = _ratio_interval(base, samples)
     base_low, base_high = _median_interval(base)
     apart = (low > base_high or high < base_low) and not speedup_low <= 1.0 <= speedup_high
     return LatencyRow(
@@ -269,7 +271,7 @@ def _row(name: str, provider: str, batch: int, threads: int, own: np.ndarray, ba
         speedup_high,
         apart and abs(speedup - 1.0) > SAME_FILE_FRACTION,
         batch / p50 * 1e3,
-        len(own),
+        len(samples),
     )
 
 
@@ -282,16 +284,16 @@ def _median_interval(samples: np.ndarray) -> tuple[float, float]:
     return float(ordered[low]), float(ordered[high])
 
 
-def _ratio_interval(base: np.ndarray, own: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of median(base) / median(own).
+def _ratio_interval(base: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of median(base) / median(samples).
 
     Whole blocks of consecutive rounds are drawn, the same for both: neighbouring rounds resemble
     each other, and drawing single ones would make the interval too narrow.
     """
-    blocks = min(30, len(own))
-    size = len(own) // blocks
+    blocks = min(30, len(samples))
+    size = len(samples) // blocks
     rng = np.random.default_rng(0)
-    shaped = [a[: blocks * size].reshape(blocks, size) for a in (base, own)]
+    shaped = [a[: blocks * size].reshape(blocks, size) for a in (base, samples)]
     ratios = np.empty(RESAMPLES)
     for i in range(RESAMPLES):
         drawn = rng.integers(0, blocks, blocks)

@@ -91,10 +91,10 @@ def time_layers(
     best: dict[LayerShape, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(PASSES):
-            for at, shape in enumerate(distinct):
-                found = _kernel_ms(layer_model(shape, int8=int8), threads, batch, Path(folder))
-                best[shape] = min(found, best.get(shape, found))
-                progress((turn + (at + 1) / len(distinct)) / PASSES)
+            for index, shape in enumerate(distinct):
+                kernel_ms = _kernel_ms(layer_model(shape, int8=int8), threads, batch, Path(folder))
+                best[shape] = min(kernel_ms, best.get(shape, kernel_ms))
+                progress((turn + (index + 1) / len(distinct)) / PASSES)
     return best
 
 
@@ -188,8 +188,8 @@ def _kernel_ms(model: bytes, threads: int, batch: int, folder: Path) -> float:
         return int(np.clip(WANTED_MS / max(first_ms, 1e-3), FEWEST_RUNS, MOST_RUNS))
 
     events = _profile(model, threads, batch, enough, folder)
-    found = [times for kind, times in events.values() if kind in KERNELS]
-    return float(sum(_middle_mean(times) for times in found))
+    kernel_times = [times for kind, times in events.values() if kind in KERNELS]
+    return float(sum(_middle_mean(times) for times in kernel_times))
 
 
 def _middle_mean(times: np.ndarray) -> float:
@@ -229,9 +229,9 @@ def _profile(
     for event in events:
         name = event.get("name", "")
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            kind_, found = times.setdefault(name, (event["args"]["op_name"], []))
-            found.append(event["dur"] / 1e3)
+            kind_, durations = times.setdefault(name, (event["args"]["op_name"], []))
+            durations.append(event["dur"] / 1e3)
     return {
-        name.removesuffix("_kernel_time"): (kind_, np.array(found[WARM_UP_RUNS:]))
-        for name, (kind_, found) in times.items()
+        name.removesuffix("_kernel_time"): (kind_, np.array(durations[WARM_UP_RUNS:]))
+        for name, (kind_, durations) in times.items()
     }

@@ -58,11 +58,11 @@ def outputs(session: "InferenceSession", inputs: np.ndarray) -> np.ndarray:
     try:
         return session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(inputs, np.float32)})[0]
     except Exception as error:  # ONNX Runtime has no common base class below Exception
-        wanted = session.get_inputs()[0]
+        entry = session.get_inputs()[0]
         raise BadInput(
             "the inputs do not fit the model",
             got=f"shape {inputs.shape}",
-            wanted=f"{wanted.type} of shape {wanted.shape}",
+            wanted=f"{entry.type} of shape {entry.shape}",
         ) from error
 
 

@@ -73,9 +73,9 @@ class Network(networks.Network):
                 where="Network.of",
             )
         name = getattr(what, "__name__", "factory")
-        given = definitions.offered(what, input_shape, len(names), arguments or {})
-        check_call(what, given, "the network's factory", name)
-        return cls.of_module(definitions.called(what, given, name), input_shape, names, pre)
+        keywords = definitions.offered(what, input_shape, len(names), arguments or {})
+        check_call(what, keywords, "the network's factory", name)
+        return cls.of_module(definitions.called(what, keywords, name), input_shape, names, pre)
 
     @classmethod
     def load(cls, path: AnyPath) -> Self:
@@ -138,8 +138,8 @@ def compress(
         TersorError: any of its kinds.
     """
     resolved = _recipe(recipe, data, set)
-    given = data if isinstance(data, Data) else None
-    return Run(first_story.compress(resolved, Store(Path(runs)), data=given, quiet=quiet).folder)
+    handed_over = data if isinstance(data, Data) else None
+    return Run(first_story.compress(resolved, Store(Path(runs)), data=handed_over, quiet=quiet).folder)
 
 
 def deploy(
@@ -164,11 +164,11 @@ def deploy(
     Raises:
         TersorError: any of its kinds; ClaimBroken where a gate does not hold.
     """
-    given = data if isinstance(data, Data) else None
+    handed_over = data if isinstance(data, Data) else None
     path = None if data is None or isinstance(data, Data) else Path(data)
     recipe = read_recipe(run.folder / run_folder.RECIPE, as_overrides(set or {}), path)
     folder, _ = second_story.deploy(
-        recipe, Store(run.folder.parent), Path(dist), data=given, require=require, quiet=quiet
+        recipe, Store(run.folder.parent), Path(dist), data=handed_over, require=require, quiet=quiet
     )
     return Bundle(folder)
 

@@ -172,6 +172,6 @@ def writing(where: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in causes:
             raise
-        what, todo = causes[error.errno]
+        cause, todo = causes[error.errno]
         place = error.filename2 or error.filename or where  # of a copy, where to
-        raise Unavailable(what, got=error.strerror, where=place, todo=todo) from error
+        raise Unavailable(cause, got=error.strerror, where=place, todo=todo) from error

@@ -80,8 +80,8 @@ def run(
         context = Context(
             recipe, data, seed, Path(folder) / "checkpoint.pt", Path(runs) / ".profiles", tell, lambda: first
         )
-        made, told = row_of(chosen).run(network, chosen, context)
-    return cast(N, made), told
+        result, details = row_of(chosen).run(network, chosen, context)
+    return cast(N, result), details
 
 
 def own(stage: str, network: N, data: Data, **settings: Any) -> tuple[N, dict[str, Any]]:

@@ -65,21 +65,21 @@ def same(one: tersor.Data, other: tersor.Data) -> bool:
 
 def test_data_are_the_same_however_they_are_handed_over() -> None:
     x, y = images()
-    held, count = images(30, seed=1), 20
-    plain = tersor.Data.of(train=(x, y), test=held)
+    test, count = images(30, seed=1), 20
+    plain = tersor.Data.of(train=(x, y), test=test)
     scaled = torch.from_numpy(x).float() / 255
     normalised = (scaled - 0.4) / 0.2
     loader = DataLoader(TensorDataset(scaled, torch.from_numpy(y)), batch_size=count)
-    for given in (
+    for train in (
         (x[:, 0], y),
         (x.transpose(0, 2, 3, 1), y),
         (scaled, torch.from_numpy(y)),
         TensorDataset(scaled, torch.from_numpy(y)),
         loader,
     ):
-        assert same(tersor.Data.of(train=given, test=held), plain)
-    told = tersor.Data.of(train=(x, y), test=held, mean=[0.4], std=[0.2])
-    assert same(tersor.Data.of(train=(normalised, y), test=held, mean=[0.4], std=[0.2]), told)
+        assert same(tersor.Data.of(train=train, test=test), plain)
+    with_statistics = tersor.Data.of(train=(x, y), test=test, mean=[0.4], std=[0.2])
+    assert same(tersor.Data.of(train=(normalised, y), test=test, mean=[0.4], std=[0.2]), with_statistics)
     assert (plain.train.images.dtype, plain.input_shape, plain.classes) == (
         np.uint8,
         (1, 8, 8),
@@ -120,8 +120,8 @@ def test_a_network_of_a_function_a_file_or_a_name(tmp_path: Path) -> None:
     def net(classes: int, width: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, classes))
 
-    made = tersor.Network.of(net, input_shape=(1, 8, 8), classes=3, arguments={"width": 5})
-    assert tuple(made.tensors["1.weight"].shape) == (5, 64)
+    network = tersor.Network.of(net, input_shape=(1, 8, 8), classes=3, arguments={"width": 5})
+    assert tuple(network.tensors["1.weight"].shape) == (5, 64)
     with pytest.raises(BadInput, match="does not take these arguments.*widht"):
         tersor.Network.of(net, input_shape=(1, 8, 8), classes=3, arguments={"widht": 5})
     source = "from torch import nn\n\ndef net(classes):\n    return nn.Linear(8, classes)\n"
@@ -136,10 +136,10 @@ def test_a_network_of_a_function_a_file_or_a_name(tmp_path: Path) -> None:
 
 def test_a_live_module_is_pruned_and_proven() -> None:
     net = tersor.Network.of(small_module(), input_shape=(1, 8, 8), classes=3)
-    small, told = tersor.stages.structure(net, blobs(), sparsity=0.5)
+    small, details = tersor.stages.structure(net, blobs(), sparsity=0.5)
     assert small.tensors["0.weight"].shape[0] == 8
     assert isinstance(small, tersor.Network)
-    assert told["masked_max_abs_diff"] < 1e-9
+    assert details["masked_max_abs_diff"] < 1e-9
     assert net.tensors["0.weight"].shape[0] == 16
 
 

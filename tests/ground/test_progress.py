@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def _seconds_left(text: str) -> list[int]:
-    return [int(found) for found in re.findall(r"about (\d+) s left", text)]
+    return [int(seconds) for seconds in re.findall(r"about (\d+) s left", text)]
 
 
 def test_time_left_is_that_of_all_steps(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +78,7 @@ def test_a_log_file_gets_fewer_lines_in_the_course_of_hours(
 def test_a_listener_hears_the_share_of_what_no_cache_had(clock: Clock) -> None:
     heard: list[tuple[float, str]] = []
     reporter = Reporter(
-        [("cached", 8.0), ("new", 2.0)], quiet=True, listener=lambda *told: heard.append(told)
+        [("cached", 8.0), ("new", 2.0)], quiet=True, listener=lambda *message: heard.append(message)
     )
     with reporter.step():
         clock.now = 0.01

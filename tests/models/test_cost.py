@@ -139,9 +139,9 @@ def test_parameters_outside_known_layers_are_named(tmp_path: Path) -> None:
 
 
 def test_the_dictionary_is_plain_json_with_totals_and_layers(lenet: Cost) -> None:
-    told = json.loads(json.dumps(lenet.to_dict()))
-    assert told["macs"] == 870_576
-    assert [r["name"] for r in told["layers"]] == ["conv1", "conv2", "fc1", "fc2", "fc3"]
+    dictionary = json.loads(json.dumps(lenet.to_dict()))
+    assert dictionary["macs"] == 870_576
+    assert [r["name"] for r in dictionary["layers"]] == ["conv1", "conv2", "fc1", "fc2", "fc3"]
 
 
 @pytest.mark.parametrize("arguments", [{"batch": 0}, {"bits": 0}, {"bits": 33}])

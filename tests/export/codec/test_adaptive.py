@@ -33,9 +33,9 @@ def clustered(rows=64, columns=288, keep=0.1, values=15, seed=0):
     """Weights whose survivors cluster in rows and columns, as those of pruned networks do."""
     rng = np.random.default_rng(seed)
     odds = rng.gamma(0.5, 1, (rows, 1)) * rng.gamma(0.5, 1, (1, columns))
-    kept = rng.random((rows, columns)) < np.minimum(odds * keep / odds.mean(), 1)
+    survivors = rng.random((rows, columns)) < np.minimum(odds * keep / odds.mean(), 1)
     codebook = rng.normal(0, 0.1, values).astype(np.float32)
-    return np.where(kept, rng.choice(codebook, (rows, columns)), 0).astype(np.float32)
+    return np.where(survivors, rng.choice(codebook, (rows, columns)), 0).astype(np.float32)
 
 
 @given(

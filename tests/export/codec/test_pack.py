@@ -26,11 +26,11 @@ def sparse_weights(shape, seed=0, keep=0.15, values=15):
     rng = np.random.default_rng(seed)
     weights = rng.normal(0, 1, shape).astype(np.float32)
     weights *= np.exp(rng.normal(0, 0.5, (shape[0],) + (1,) * (len(shape) - 1))).astype(np.float32)
-    kept = np.abs(weights) > np.quantile(np.abs(weights), 1 - keep)
-    centres = np.quantile(weights[kept], (np.arange(values) + 0.5) / values).astype(np.float32)
-    shared = centres[np.searchsorted((centres[1:] + centres[:-1]) / 2, weights[kept])]
-    weights[kept] = shared
-    weights[~kept] = 0
+    survivors = np.abs(weights) > np.quantile(np.abs(weights), 1 - keep)
+    centres = np.quantile(weights[survivors], (np.arange(values) + 0.5) / values).astype(np.float32)
+    shared = centres[np.searchsorted((centres[1:] + centres[:-1]) / 2, weights[survivors])]
+    weights[survivors] = shared
+    weights[~survivors] = 0
     return weights
 
 

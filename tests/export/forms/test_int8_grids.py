@@ -35,11 +35,11 @@ def learned(make_network, tmp_path_factory):
 
 def stored_weights(path) -> dict[tuple[int, ...], np.ndarray]:
     """int8 tensors of rank two and more, by shape."""
-    found = {}
+    weights = {}
     for tensor in onnx.load(path).graph.initializer:
         if tensor.data_type == TensorProto.INT8 and len(tensor.dims) > 1:
-            found[tuple(tensor.dims)] = numpy_helper.to_array(tensor).astype(np.int64)
-    return found
+            weights[tuple(tensor.dims)] = numpy_helper.to_array(tensor).astype(np.int64)
+    return weights
 
 
 def input_grid(path, shape) -> tuple[float, int]:

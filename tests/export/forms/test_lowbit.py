@@ -46,10 +46,10 @@ def test_channel_grids_are_bit_equal_and_of_the_size_their_bits_allow(bits, cons
     inputs = np.random.default_rng(0).standard_normal((9, *SHAPE), np.float32)
     expected = parity.outputs(open_session(dense, "cpu"), inputs)
     assert np.array_equal(parity.outputs(open_session(packed, "cpu"), inputs), expected)
-    found = {t.name: t for t in report.tensors}
-    assert {"conv2.0.weight", "fc1.weight"} <= set(found)
+    by_name = {t.name: t for t in report.tensors}
+    assert {"conv2.0.weight", "fc1.weight"} <= set(by_name)
     assert all(t.bits == bits for t in report.tensors)
-    fc1 = found["fc1.weight"]
+    fc1 = by_name["fc1.weight"]
     assert fc1.bytes_after <= fc1.bytes_before * (bits / 32 + 0.03)
     assert packed.stat().st_size == report.bytes_after
 
@@ -61,9 +61,9 @@ def test_native_tensors_are_used_for_their_own_bits_alone(bits, kind, tmp_path, 
     for consumer in ("1.17", "1.23", "1.24.4"):
         to_lowbit(tmp_path / "d.onnx", tmp_path / "l.onnx", consumer=consumer)
         model = onnx.load(tmp_path / "l.onnx")
-        found = {t.data_type for t in model.graph.initializer} & {TensorProto.UINT2, TensorProto.UINT4}
+        native = {t.data_type for t in model.graph.initializer} & {TensorProto.UINT2, TensorProto.UINT4}
         old = consumer == "1.17" or (consumer == "1.23" and bits == 2)
-        assert found == (set() if old or kind is None else {kind})
+        assert native == (set() if old or kind is None else {kind})
         sizes[consumer] = (tmp_path / "l.onnx").stat().st_size
     assert kind is None or sizes["1.24.4"] <= sizes["1.17"]
 

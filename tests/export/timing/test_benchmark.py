@@ -86,14 +86,14 @@ def steady(ms, rounds=200):
     return np.random.default_rng(0).permutation(ms * np.linspace(0.995, 1.005, rounds))
 
 
-def row_of(base, own):
-    """The row of samples `own` against samples `base`, both in milliseconds, a round at a time."""
-    return benchmarks._row("own", "CPU", 1, 1, own, base)
+def row_of(base, samples):
+    """The row of `samples` against the baseline's, `base`, both in milliseconds, a round at a time."""
+    return benchmarks._row("own", "CPU", 1, 1, samples, base)
 
 
-def apart(base, own):
+def apart(base, samples):
     """Whether the 95 % intervals of the two medians do not overlap."""
-    (base_low, base_high), (low, high) = (benchmarks._median_interval(samples) for samples in (base, own))
+    (base_low, base_high), (low, high) = map(benchmarks._median_interval, (base, samples))
     return low > base_high or high < base_low
 
 
@@ -101,9 +101,9 @@ def apart(base, own):
     ("times", "distinguishable"), [(1.0315, True), (1.0305, False), (0.9705, True), (0.9715, False)]
 )
 def test_only_more_than_three_percent_is_distinguishable_however_steady_the_samples(times, distinguishable):
-    base, own = steady(1.0, 4000), steady(times, 4000)
-    row = row_of(base, own)
-    assert apart(base, own)
+    base, samples = steady(1.0, 4000), steady(times, 4000)
+    row = row_of(base, samples)
+    assert apart(base, samples)
     assert not row.speedup_low <= 1.0 <= row.speedup_high
     assert row.speedup == pytest.approx(1 / times)
     assert (abs(row.speedup - 1) > 0.03) is distinguishable
@@ -122,9 +122,9 @@ def test_medians_whose_intervals_overlap_are_not_distinguishable():
 def test_a_speedup_whose_interval_holds_one_is_not_distinguishable():
     """One model changes between two speeds for a while each: which of them is its median was chance."""
     base = steady(1.0, 900)
-    own = base * np.where(np.arange(900) // 100 % 2 == 0, 1.2, 0.8)
-    row = row_of(base, own)
-    assert apart(base, own)
+    samples = base * np.where(np.arange(900) // 100 % 2 == 0, 1.2, 0.8)
+    row = row_of(base, samples)
+    assert apart(base, samples)
     assert abs(row.speedup - 1) > 0.1
     assert row.speedup_low < 1 < row.speedup_high
     assert not row.distinguishable

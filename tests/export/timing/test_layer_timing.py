@@ -60,8 +60,8 @@ class Traced:
     def end_profiling(self) -> str:
         """Write the trace as ONNX Runtime does: a copy and the kernel in each run, and the session itself."""
         events = [{"cat": "Session", "name": "model_run", "dur": 10**9}]
-        for at in range(self.runs):
-            kernel = self.kernel_us[at % len(self.kernel_us)]
+        for run in range(self.runs):
+            kernel = self.kernel_us[run % len(self.kernel_us)]
             for name, kind, dur in (("copy", "ReorderInput", 7000), ("layer", "Conv", kernel)):
                 event = {"cat": "Node", "name": f"{name}_kernel_time", "dur": dur, "args": {"op_name": kind}}
                 events += [event, {**event, "name": f"{name}_fence_before"}]
@@ -74,10 +74,10 @@ def test_a_profile_has_the_kernels_of_all_runs_after_the_warm_up(
 ) -> None:
     traced = Traced(tmp_path / "trace", [100, 200, 300, 400])
     monkeypatch.setattr(layer_timing, "open_session", lambda *_, **__: traced)
-    found = layer_timing._profile(b"", 1, 1, lambda _: 5, tmp_path)
-    assert {name: kind for name, (kind, _) in found.items()} == {"copy": "ReorderInput", "layer": "Conv"}
-    assert found["copy"][1].tolist() == [7.0] * 5
-    assert found["layer"][1].tolist() == [0.4, 0.1, 0.2, 0.3, 0.4]
+    profile = layer_timing._profile(b"", 1, 1, lambda _: 5, tmp_path)
+    assert {name: kind for name, (kind, _) in profile.items()} == {"copy": "ReorderInput", "layer": "Conv"}
+    assert profile["copy"][1].tolist() == [7.0] * 5
+    assert profile["layer"][1].tolist() == [0.4, 0.1, 0.2, 0.3, 0.4]
     assert not traced.trace.exists()
 
 
@@ -107,6 +107,6 @@ def test_progress_ends_at_one() -> None:
 
 
 def test_node_times_name_every_kind_of_node() -> None:
-    found = node_times(layer_model(CONV), runs=5)
-    assert "Conv" in {kind for kind, _ in found.values()} or "FusedConv" in {k for k, _ in found.values()}
-    assert all(ms >= 0 for _, ms in found.values())
+    times = node_times(layer_model(CONV), runs=5)
+    assert "Conv" in {kind for kind, _ in times.values()} or "FusedConv" in {k for k, _ in times.values()}
+    assert all(ms >= 0 for _, ms in times.values())
