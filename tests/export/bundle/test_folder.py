@@ -268,15 +268,15 @@ def test_a_file_that_is_surely_slower_than_the_baseline_is_never_recommended(spe
         entry("model.int8.onnx", "int8", row(speedup)),
     ]
     chosen = recommend(artifacts, ["cpu"])["cpu"]
-    assert (chosen["file"], chosen["speedup"]) == ("model.onnx", 1.01)
-    assert "distinguishably faster" in chosen["why"]
+    assert (chosen.file, chosen.speedup) == ("model.onnx", 1.01)
+    assert "distinguishably faster" in str(chosen.why)
 
 
 def test_where_all_files_are_slower_the_default_is_recommended_with_its_own_speedup():
     """The fastest of the slow ones is no recommendation."""
     artifacts = [entry("model.onnx", "fp32", row(0.6)), entry("model.int8.onnx", "int8", row(0.8))]
     chosen = recommend(artifacts, ["cpu"])["cpu"]
-    assert (chosen["file"], chosen["speedup"]) == ("model.onnx", 0.6)
+    assert (chosen.file, chosen.speedup) == ("model.onnx", 0.6)
 
 
 def test_of_files_as_fast_the_closest_then_the_smallest_is_recommended():

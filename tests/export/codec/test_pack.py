@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -208,45 +207,12 @@ def test_ledger_of_a_blob(tmp_path):
     assert sum(r.packed_bytes for r in rows) == (tmp_path / "m.tsr").stat().st_size
 
 
-def test_loaded_model_computes_the_same(tmp_path):
-    onnx.save(conv_net(), tmp_path / "m.onnx")
-    packing.pack(tmp_path / "m.onnx", tmp_path / "m.tsr")
-    before = set(tmp_path.iterdir())
-    image = {"x": np.random.default_rng(0).normal(0, 1, (1, 1, 8, 8)).astype(np.float32)}
-    plain = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    packed = packing.load(tmp_path / "m.tsr", session_options=onnxruntime.SessionOptions())
-    assert np.array_equal(packed.run(None, image)[0], plain.run(None, image)[0])
-    assert set(tmp_path.iterdir()) == before
-
-
-def test_load_refuses_weights_in_other_files(tmp_path):
-    model = conv_net()
-    onnx.external_data_helper.convert_model_to_external_data(model, location="w.bin", size_threshold=0)
-    onnx.save(model, tmp_path / "m.onnx")
-    packing.pack(tmp_path / "m.onnx", tmp_path / "m.tsr")
-    packing.unpack(tmp_path / "m.tsr", tmp_path / "back.onnx")
-    assert (tmp_path / "back.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
-    with pytest.raises(FormatError, match=r"weights in other files.*external_data=False"):
-        packing.load(tmp_path / "m.tsr")
-
-
-@pytest.mark.parametrize(
-    ("data", "message"), [(b"no model", "holds no ONNX model"), (b"\x3a\x00", "ONNX Runtime refuses")]
-)
-def test_load_refuses_what_is_no_model(tmp_path, data, message):
-    (tmp_path / "x").write_bytes(data)
-    packing.pack(tmp_path / "x", tmp_path / "x.tsr")
-    with pytest.raises(FormatError, match=message):
-        packing.load(tmp_path / "x.tsr")
-
-
 def test_packing_and_unpacking_need_no_torch_and_no_numba(tmp_path):
     onnx.save(conv_net(), tmp_path / "m.onnx")
     script = (
         "import sys; from tersor.export.codec import pack as p; "
         f"p.pack({str(tmp_path / 'm.onnx')!r}, {str(tmp_path / 'm.tsr')!r}); "
         f"p.unpack({str(tmp_path / 'm.tsr')!r}, {str(tmp_path / 'b.onnx')!r}); "
-        f"p.load({str(tmp_path / 'm.tsr')!r}); "
         "assert not {'torch', 'numba', 'nni', 'torchvision'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
@@ -256,7 +222,7 @@ def test_packing_and_unpacking_need_no_torch_and_no_numba(tmp_path):
 def test_missing_files_and_unknown_coders_are_told(tmp_path):
     with pytest.raises(BadInput, match=r"cannot read the file.*No such file.*nowhere"):
         packing.pack(tmp_path / "nowhere", tmp_path / "m.tsr")
-    for read in (packing.inspect, packing.load, lambda p: packing.unpack(p, tmp_path / "o")):
+    for read in (packing.inspect, lambda p: packing.unpack(p, tmp_path / "o")):
         with pytest.raises(BadInput, match=r"cannot read the file.*nowhere"):
             read(tmp_path / "nowhere")
     with pytest.raises(BadInput, match="unknown coder. Got zip. Wanted huffman or adaptive or auto"):
