@@ -23,9 +23,9 @@ class _Record:
         Raises:
             BadInput: missing, damaged, or not what this version of tersor writes.
         """
-        told = read_json(path, what or cls.WHAT, todo)
+        record = read_json(path, what or cls.WHAT, todo)
         try:
-            return cls.of(told)
+            return cls.of(record)
         except (TypeError, ValueError, AttributeError) as error:
             raise BadInput(f"{what or cls.WHAT} is damaged", got=str(error), where=path, todo=todo) from error
 
