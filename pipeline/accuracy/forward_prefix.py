@@ -89,12 +89,12 @@ class Prefix:
         Raises:
             CannotSplit: an operation of the rest changed one of the kept values in place.
         """
-        held = [self._inputs, *_tensors(self._values.values())]
+        tensors = [self._inputs, *_tensors(self._values.values())]
         # Inference tensors count no changes, hence no_grad and not inference_mode.
-        versions = [tensor._version for tensor in held]
+        versions = [tensor._version for tensor in tensors]
         with torch.no_grad():
             result = self._run(dict(self._values), self._place, len(self._nodes))
-        if versions != [tensor._version for tensor in held]:
+        if versions != [tensor._version for tensor in tensors]:
             raise CannotSplit("an operation changes an earlier one's result in place")
         assert isinstance(result, Tensor)
         return result
@@ -111,15 +111,15 @@ class Prefix:
     def weight(self, layer: str, weight: Tensor) -> Iterator[None]:
         """Put another weight under a layer for a while; shape, dtype and device as its own."""
         module = self._layer(layer)
-        own = getattr(module, "weight", None)
-        if module is None or own is None:  # no operation uses it, so its weight changes nothing
+        original = getattr(module, "weight", None)
+        if module is None or original is None:  # no operation uses it, so its weight changes nothing
             yield
             return
         module.weight = nn.Parameter(weight, requires_grad=False)
         try:
             yield
         finally:
-            module.weight = own
+            module.weight = original
 
     def _layer(self, name: str) -> nn.Module | None:
         try:

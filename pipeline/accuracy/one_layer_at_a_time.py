@@ -16,7 +16,7 @@ from tersor.progress import Tell
 Weights = Mapping[str, Mapping[float, Tensor]]
 """Layer -> level -> the weight to put there."""
 
-Found = dict[tuple[str, float], Evaluation]
+Evaluations = dict[tuple[str, float], Evaluation]
 """(layer, level) -> what was measured."""
 
 
@@ -28,7 +28,7 @@ def evaluate_each(
     reuse: bool = True,
     batch_size: int = 512,
     progress: Tell = lambda *_: None,
-) -> Found:
+) -> Evaluations:
     """Evaluate `network` once for each weight, that weight alone exchanged.
 
     Args:
@@ -52,20 +52,22 @@ def evaluate_each(
 
 def _from_scratch(
     network: Network, weights: Weights, images: Images, batch_size: int, progress: Tell, why: str
-) -> Found:
-    found: Found = {}
+) -> Evaluations:
+    evaluations: Evaluations = {}
     count = sum(len(levels) for levels in weights.values())
     for layer, levels in weights.items():
         for level, weight in levels.items():
-            progress(len(found) / count, f"{layer}{why}")
+            progress(len(evaluations) / count, f"{layer}{why}")
             touched = network.with_tensors({**network.tensors, f"{layer}.weight": weight})
             module = touched.module().to(images.inputs.device)
-            found[layer, level] = evaluate(module, images, batch_size=batch_size)
+            evaluations[layer, level] = evaluate(module, images, batch_size=batch_size)
     progress(1.0, f"{count} points{why}")
-    return found
+    return evaluations
 
 
-def _with_reuse(network: Network, weights: Weights, images: Images, batch_size: int, progress: Tell) -> Found:
+def _with_reuse(
+    network: Network, weights: Weights, images: Images, batch_size: int, progress: Tell
+) -> Evaluations:
     """Batch by batch; within a batch the prefix walks forward once, and each level runs the rest.
 
     So the values kept are those of one batch at one place, however many images there are.

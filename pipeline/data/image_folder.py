@@ -81,9 +81,9 @@ def _parts(path: Path) -> dict[str, Path]:
         return {"train": path}
     parts = {"train": named["train"]}
     for part, names in {"validation": ("validation", "val", "valid"), "test": ("test",)}.items():
-        found = [named[n] for n in names if n in named]
-        if found:
-            parts[part] = found[0]
+        folders = [named[n] for n in names if n in named]
+        if folders:
+            parts[part] = folders[0]
     return parts
 
 
@@ -149,12 +149,12 @@ def _read(listed: list[tuple[Path, int]], shape: _Shape) -> Arrays:
 def _pixels(file: Path, shape: _Shape) -> np.ndarray:
     """uint8 (C, H, W) of one file."""
     image = _open(file)
-    got, wanted = (image.height, image.width), shape.size
-    if not shape.resize and got != wanted:
+    got, asked = (image.height, image.width), shape.size
+    if not shape.resize and got != asked:
         raise BadInput(
             "an image has another size than the others or than asked for",
             got=f"{got[0]}x{got[1]} pixels (height x width)",
-            wanted=f"{wanted[0]}x{wanted[1]}",
+            wanted=f"{asked[0]}x{asked[1]}",
             where=file,
             todo="Set `resize: true` to scale all images to `image_size`, or set `image_size`",
         )
@@ -167,8 +167,8 @@ def _pixels(file: Path, shape: _Shape) -> np.ndarray:
             todo="Set `channels` to 1 (grey) or 3 (RGB) and `resize: true` to convert all images",
         )
     image = image.convert("L" if shape.channels == 1 else "RGB")
-    if got != wanted:
-        image = image.resize((wanted[1], wanted[0]), Image.Resampling.BILINEAR)
+    if got != asked:
+        image = image.resize((asked[1], asked[0]), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
     return pixels[None] if shape.channels == 1 else pixels.transpose(2, 0, 1)
 

@@ -38,11 +38,11 @@ def idx_files(path: Path, name: str) -> Loaded:
     from torchvision import datasets
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
-    def wanted(part: str) -> list[str]:
+    def part_files(part: str) -> list[str]:
         """The two files of a part, train or t10k."""
         return [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
 
-    files = wanted("train") + wanted("t10k")
+    files = part_files("train") + part_files("t10k")
     places = [path / name / "raw"]
     # The files of both sets have the same names: never read one set as the other.
     other = {"MNIST": "FashionMNIST", "FashionMNIST": "MNIST"}[name]
@@ -52,7 +52,7 @@ def idx_files(path: Path, name: str) -> Loaded:
     if folder is None:
         raise BadInput(
             f"the {name} files are not there",
-            got=_found(files, places, path),
+            got=_folder_content(files, places, path),
             wanted=f"{name}/raw/ with {', '.join(files)}, not compressed",
             where=path,
             todo="Put them there (gunzip them if they end in .gz) and pass the folder with DATA=path",
@@ -60,7 +60,7 @@ def idx_files(path: Path, name: str) -> Loaded:
 
     def read(part: str) -> Arrays:
         """Images (N, 1, H, W) and labels (N,) of a part."""
-        images, labels = (folder / f for f in wanted(part))
+        images, labels = (folder / f for f in part_files(part))
         return (
             _parsed(images, lambda: read_image_file(str(images)).numpy()[:, None]),
             _parsed(labels, lambda: read_label_file(str(labels)).numpy()),
@@ -71,7 +71,7 @@ def idx_files(path: Path, name: str) -> Loaded:
     return Loaded(classes, read("train"), test=read("t10k"))
 
 
-def _found(files: list[str], places: list[Path], path: Path) -> str:
+def _folder_content(files: list[str], places: list[Path], path: Path) -> str:
     if not path.exists():
         return "no such folder"
     packed = any((p / f"{f}.gz").is_file() for p in places for f in files)

@@ -95,20 +95,20 @@ class Data:
         Raises:
             BadInput: images or labels that cannot be read, do not pair up, or do not fit each other.
         """
-        given = {"train": train, "validation": validation, "test": test}
-        pairs = {name: pairs_of(part, name) for name, part in given.items() if part is not None}
+        sources = {"train": train, "validation": validation, "test": test}
+        pairs = {name: pairs_of(part, name) for name, part in sources.items() if part is not None}
         arrays = {n: (pixels_of(x, mean, std, n), np.asarray(y).reshape(-1)) for n, (x, y) in pairs.items()}
         names = classes if classes is not None else getattr(train, "classes", None)
         count = 1 + max(int(labels.max(initial=0)) for _, labels in arrays.values())
-        told = tuple(map(str, names if names is not None else range(count)))
-        splits = {n: checked_split(*pair, classes=told, where=n) for n, pair in arrays.items()}
+        class_names = tuple(map(str, names if names is not None else range(count)))
+        splits = {n: checked_split(*pair, classes=class_names, where=n) for n, pair in arrays.items()}
         if validation is None:
             rng = np.random.default_rng(seed)
             splits["train"], splits["validation"] = _cut(splits["train"], validation_fraction, rng)
         parts = (splits["train"], splits["validation"], splits["test"])
-        _check_every_class(told, *parts, "train")
+        _check_every_class(class_names, *parts, "train")
         pre = preprocessing_of(splits["train"].images, 255.0, mean, std, "train")
-        data = cls(HANDED_OVER, told, pre, *parts)
+        data = cls(HANDED_OVER, class_names, pre, *parts)
         _check_shapes(data, None, None, "train, validation, test")
         return data
 
@@ -353,12 +353,12 @@ def _check_shapes(
     shapes = {s.images.shape[1:] for s in (data.train, data.validation, data.test)}
     if len(shapes) > 1:
         raise BadInput("the splits have images of different shapes", got=sorted(shapes), where=where)
-    own = data.input_shape
-    asked = (channels or own[0], *(image_size or own[1:]))
-    if own != asked:
+    shape = data.input_shape
+    asked = (channels or shape[0], *(image_size or shape[1:]))
+    if shape != asked:
         raise BadInput(
             "the images have another shape than asked for",
-            got=f"{own[0]} channel(s), {own[1]}x{own[2]} pixels",
+            got=f"{shape[0]} channel(s), {shape[1]}x{shape[2]} pixels",
             wanted=f"{asked[0]} channel(s), {asked[1]}x{asked[2]} pixels",
             where=where,
             todo="Change `image_size` and `channels`, or leave them out",

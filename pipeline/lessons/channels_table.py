@@ -35,11 +35,11 @@ def spaces_of(network: Network) -> list[Channels]:
     """
     coupling = couple(network.module(), torch.zeros(2, *network.input_shape))
     together = coupling.spaces(coupling.layers())
-    found = [_channels(coupling, names) for names in together]
-    known = {name for space in found for name in space.layers}
-    found += [_channels(coupling, [name]) for name in coupling.layers() if name not in known]
+    spaces = [_channels(coupling, names) for names in together]
+    known = {name for space in spaces for name in space.layers}
+    spaces += [_channels(coupling, [name]) for name in coupling.layers() if name not in known]
     order = {name: at for at, name in enumerate(coupling.layers())}
-    return sorted(found, key=lambda space: order[space.layers[0]])
+    return sorted(spaces, key=lambda space: order[space.layers[0]])
 
 
 def sentences(spaces: Sequence[Channels]) -> str:
@@ -61,5 +61,5 @@ def _sentence(space: Channels) -> str:
         return f"{layers} ({space.width} channels) must stay as wide: {'; '.join(space.fixed)}."
     narrowed = f" and narrow the inputs of {', '.join(space.readers)}" if space.readers else ""
     together = " lose channels together" if len(space.layers) > 1 else " can lose channels"
-    kept = f" Some must stay: {'; '.join(space.fixed)}." if space.fixed else ""
-    return f"{layers} ({space.width} channels, {space.free} sets){together}{narrowed}.{kept}"
+    fixed = f" Some must stay: {'; '.join(space.fixed)}." if space.fixed else ""
+    return f"{layers} ({space.width} channels, {space.free} sets){together}{narrowed}.{fixed}"

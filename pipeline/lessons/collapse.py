@@ -125,15 +125,15 @@ def collapse(network: Network, wired: Wiring, images: Images, tell: Tell = lambd
     """
     scores = predicted(network, [wired.layer], images.first(256))
     order = scores[wired.layer]["squares"].argsort(stable=True)
-    first, found = int(order[0]), list[Rebuild]()
+    first, rebuilds = int(order[0]), list[Rebuild]()
     accuracies = _accuracies(network, wired, order, images, tell)
     for name, way in REBUILDS.items():
         proven, said = _proof(network, wired, way, first, order, images.inputs[:64])
         what = (way.__doc__ or "").strip().removesuffix(".")
-        found.append(Rebuild(name, what, accuracies[name], said, proven))
+        rebuilds.append(Rebuild(name, what, accuracies[name], said, proven))
     tell(1.0, f"{len(REBUILDS)} ways, {wired.width} neurons")
     baseline = evaluate(network.module(), images).accuracy_fraction
-    return Collapse(wired.layer, first, baseline, len(images), tuple(found))
+    return Collapse(wired.layer, first, baseline, len(images), tuple(rebuilds))
 
 
 def _accuracies(
@@ -148,10 +148,10 @@ def _accuracies(
         prefix.advance(prefix.place_of(wired.layer))
         for number, (name, way) in enumerate(REBUILDS.items()):
             tell((done + number / len(REBUILDS)) * BATCH / (len(images) + BATCH), name.replace("_", " "))
-            for gone in range(wired.width):
-                parts = _parts(network, wired, way, gone, order).values()
+            for neuron in range(wired.width):
+                parts = _parts(network, wired, way, neuron, order).values()
                 layer.weight, layer.bias, after.weight = (nn.Parameter(p, requires_grad=False) for p in parts)
-                right_ones[name][gone] += int((prefix.finish().argmax(1) == labels).sum())
+                right_ones[name][neuron] += int((prefix.finish().argmax(1) == labels).sum())
     return {name: tuple(n / len(images) for n in hits) for name, hits in right_ones.items()}
 
 
@@ -164,13 +164,13 @@ def rebuild(
 
 
 def _parts(
-    network: Network, wired: Wiring, way: Callable[[Parts, int, Tensor], Parts], gone: int, order: Tensor
+    network: Network, wired: Wiring, way: Callable[[Parts, int, Tensor], Parts], neuron: int, order: Tensor
 ) -> dict[str, Tensor]:
     """The three tensors that a rebuild changes, by name, in the order of Parts."""
     layer, after = wired.layer, wired.readers[0]
     keys = (f"{layer}.weight", f"{layer}.bias", f"{after}.weight")
     weight, bias, column = (network.tensors[k] for k in keys)
-    parts = way((weight, bias, column), gone, order)
+    parts = way((weight, bias, column), neuron, order)
     return dict(zip(keys, parts))
 
 
@@ -178,13 +178,13 @@ def _proof(
     network: Network,
     wired: Wiring,
     way: Callable[[Parts, int, Tensor], Parts],
-    gone: int,
+    neuron: int,
     order: Tensor,
     inputs: Tensor,
 ) -> tuple[bool, str]:
-    rebuilt = rebuild(network, wired, way, gone, order)
+    rebuilt = rebuild(network, wired, way, neuron, order)
     try:
-        removed = wired.sets([gone])
+        removed = wired.sets([neuron])
         difference = prove(network.module(), rebuilt.module(), wired.coupling, removed, inputs)[0]
     except TersorError as error:
         return False, str(error.got)
@@ -206,8 +206,8 @@ def _dense(network: Network, layer: str | None) -> Wiring:
         if f"{w.layer}.bias" in network.tensors
         and all(isinstance(module.get_submodule(n), nn.Linear) for n in (w.layer, w.readers[0]))
     ]
-    found = [w for w in fitting if layer is None or w.layer == layer]
-    if not found:
+    chosen = [w for w in fitting if layer is None or w.layer == layer]
+    if not chosen:
         raise BadInput(
             "there is no such linear layer",
             got=layer if layer is not None else f"{len(wired) + len(tied)} layers",
@@ -215,8 +215,8 @@ def _dense(network: Network, layer: str | None) -> Wiring:
             where="collapse, --layer",
         )
     # The proof first: a right removal of this very layer must hold, or nothing here means anything.
-    proof(network, found[-1], (0,), torch.zeros(2, *network.input_shape))
-    return found[-1]
+    proof(network, chosen[-1], (0,), torch.zeros(2, *network.input_shape))
+    return chosen[-1]
 
 
 def collapse_markdown(result: Collapse) -> str:

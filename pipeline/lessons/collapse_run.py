@@ -34,8 +34,8 @@ def run_collapse(
 
     network = run.baseline()
     wired = _dense(network, layer)
-    found = run.data(data)
-    validation = Images.of(limited(found.validation, images), found.preprocessing)
+    dataset = run.data(data)
+    validation = Images.of(limited(dataset.validation, images), dataset.preprocessing)
     with Reporter([("rebuilding", 1.0)], quiet=quiet) as reporter, reporter.step() as tell:
         result = collapse(network, wired, validation, tell)
     with run.results("collapse") as folder:

@@ -47,8 +47,8 @@ def fits(convolution: nn.Conv2d) -> bool:
 
 def as_products(module: nn.Module) -> int:
     """Put a GemmConv2d in the place of every convolution that fits, in place; returns how many."""
-    found = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Conv2d) and fits(m)]
-    for name, convolution in found:
+    convolutions = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Conv2d) and fits(m)]
+    for name, convolution in convolutions:
         parent, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(parent), leaf, GemmConv2d(convolution))
-    return len(found)
+    return len(convolutions)

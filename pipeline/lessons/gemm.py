@@ -81,15 +81,15 @@ def run_lesson(
             wanted="a Conv2d of one group",
             where="lesson gemm",
         )
-    found = list[Lesson]()
+    lessons = list[Lesson]()
     with Reporter([(part, 3.0) for part in (NETWORK, *inputs)], quiet=quiet) as reporter:
         for part in (NETWORK, *inputs):
             with reporter.step() as tell, torch.inference_mode():
                 ways = _network_ways(network, images) if part == NETWORK else _layer_ways(*inputs[part])
                 read = images if part == NETWORK else inputs[part][1]
-                found.append(_lesson(part, ways, read, threads, seconds, tell))
-                tell(1.0, f"unfold + matmul takes {_ratio(found[-1].rows[1])} times as long")
-    return found
+                lessons.append(_lesson(part, ways, read, threads, seconds, tell))
+                tell(1.0, f"unfold + matmul takes {_ratio(lessons[-1].rows[1])} times as long")
+    return lessons
 
 
 def r3_network() -> Network:
@@ -182,9 +182,9 @@ def _onnx_convolution(convolution: nn.Conv2d) -> bytes:
 
 def _lesson(part: str, ways: Ways, images: Tensor, threads: int, seconds: float, tell: Tell) -> Lesson:
     """Check that all ways agree, then time them in turn."""
-    wanted = np.asarray(ways["Conv2d"]())
+    reference = np.asarray(ways["Conv2d"]())
     whole = {name: way for name, way in ways.items() if not name.endswith("alone")}
-    differences = {name: max_difference(way(), wanted) for name, way in whole.items()}
+    differences = {name: max_difference(way(), reference) for name, way in whole.items()}
     check_same(part, differences)
     rows = time_calls(
         ways,
@@ -227,8 +227,8 @@ def lesson_markdown(lessons: Sequence[Lesson]) -> str:
     rows = []
     for lesson in lessons:
         for row in lesson.rows:
-            own = lesson.max_abs_diff.get(row.file)
-            same = f"{own:.1e}" if own is not None and row.file != "Conv2d" else ""
+            difference = lesson.max_abs_diff.get(row.file)
+            same = f"{difference:.1e}" if difference is not None and row.file != "Conv2d" else ""
             seconds = f"{10_000 / row.throughput_per_s:.2f}"
             rows.append([lesson.part, row.file, f"{row.p50_ms:.3g}", seconds, _ratio(row), same])
     header = ("part", "way", "p50 ms", "10,000 images, s", "time beside Conv2d's", "differs from Conv2d by")

@@ -1,14 +1,14 @@
-"""How much a channel matters: predicted from its parameters, and measured by taking it out.
+"""Importance against influence: scores of a channel, and what its removal alone costs, measured.
 
-Four predictions of one output channel's influence:
+Four scores of one output channel's importance, each a prediction of its influence:
 - squares: sum of the squares of its weights and its bias (report R3);
 - l1, l2: norm of its weights, without the bias (Li et al., arXiv:1608.08710);
 - taylor: mean over images of (d loss / d gate)^2, the gate a factor of 1 on the layer's output
   (Molchanov et al., arXiv:1906.10771, equation 8).
 
-Measured: accuracy on the validation split without the channel. Its values are zeroed where the next layer
-reads them, after BatchNorm and activation, which is what the rebuilt network computes; for one channel of
-each layer that is proven.
+Influence, measured: accuracy on the validation split without the channel. Its values are zeroed where the
+next layer reads them, after BatchNorm and activation, which is what the rebuilt network computes; for one
+channel of each layer that is proven.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,10 +88,10 @@ class Influence:
 
     def layers(self) -> dict[str, list[Channel]]:
         """The channels by layer."""
-        found: dict[str, list[Channel]] = {}
+        by_layer: dict[str, list[Channel]] = {}
         for channel in self.channels:
-            found.setdefault(channel.layer, []).append(channel)
-        return found
+            by_layer.setdefault(channel.layer, []).append(channel)
+        return by_layer
 
     def agreements(self) -> list[Agreement]:
         """Every prediction against the measurement, layer by layer."""
@@ -131,12 +131,12 @@ def influence(
     progress(0.0, "predicting")
     guesses = predicted(network, [w.layer for w in picked], train)
     baseline = evaluate(network.module(), validation)
-    found, proofs, total = list[Channel](), dict[str, float](), sum(w.width for w in picked)
+    channels, proofs, total = list[Channel](), dict[str, float](), sum(w.width for w in picked)
     for w in picked:
-        told = partial(_told, progress, len(found), w, total)
+        report = partial(_report, progress, len(channels), w, total)
         proofs[w.layer] = proof(network, w, (0,), validation.inputs[:64]) if w.width > 1 else 0.0
-        for channel, after in enumerate(measured(network, w, validation, told)):
-            found.append(
+        for channel, after in enumerate(measured(network, w, validation, report)):
+            channels.append(
                 Channel(
                     w.layer,
                     channel,
@@ -146,10 +146,10 @@ def influence(
                 )
             )
     progress(1.0, f"{total} channels")
-    return Influence(tuple(found), baseline, len(validation), left_out, proofs)
+    return Influence(tuple(channels), baseline, len(validation), left_out, proofs)
 
 
-def _told(progress: Tell, before: int, w: Wiring, total: int, fraction: float, _: str) -> None:
+def _report(progress: Tell, before: int, w: Wiring, total: int, fraction: float, _: str) -> None:
     progress((before + fraction * w.width) / total, w.layer)
 
 
@@ -157,17 +157,17 @@ def predicted(network: Network, layers: Sequence[str], train: Images) -> dict[st
     """Each layer's predictions, float32 (width,) for every one of METHODS."""
     module = network.module()
     sensitivities = gate_gradients(module, layers, train)
-    found: dict[str, dict[Method, Tensor]] = {}
+    predictions: dict[str, dict[Method, Tensor]] = {}
     for name in layers:
         weight = network.tensors[f"{name}.weight"].flatten(1)
         bias = network.tensors.get(f"{name}.bias", torch.zeros(len(weight)))
-        found[name] = {
+        predictions[name] = {
             "squares": weight.square().sum(1) + bias.square(),
             "l1": weight.abs().sum(1),
             "l2": weight.square().sum(1).sqrt(),
             "taylor": sensitivities[name],
         }
-    return found
+    return predictions
 
 
 def gate_gradients(
@@ -208,27 +208,27 @@ def measured(network: Network, wired: Wiring, images: Images, progress: Tell) ->
         return _zeroed_everywhere(network, wired, images, progress)
     (reader,) = wired.readers
     weight = network.tensors[f"{reader}.weight"]
-    found = list[Evaluation]()
+    evaluations = list[Evaluation]()
     for start in range(0, wired.width, AT_ONCE):
         chunk = range(start, min(start + AT_ONCE, wired.width))
         without = {float(c): zeroed(weight, wired.inputs(reader, c)) for c in chunk}
         results = evaluate_each(network, {reader: without}, images)
-        found += [results[reader, float(c)] for c in chunk]
-        progress(len(found) / wired.width, wired.layer)
-    return found
+        evaluations += [results[reader, float(c)] for c in chunk]
+        progress(len(evaluations) / wired.width, wired.layer)
+    return evaluations
 
 
 def _zeroed_everywhere(network: Network, wired: Wiring, images: Images, progress: Tell) -> list[Evaluation]:
     """The same from scratch, for several readers, and for an only channel, which cannot be taken out."""
-    found = list[Evaluation]()
+    evaluations = list[Evaluation]()
     for channel in range(wired.width):
         tensors = dict(network.tensors)
         for reader in wired.readers:
             key = f"{reader}.weight"
             tensors[key] = zeroed(tensors[key], wired.inputs(reader, channel))
-        found.append(evaluate(network.with_tensors(tensors).module(), images))
+        evaluations.append(evaluate(network.with_tensors(tensors).module(), images))
         progress((channel + 1) / wired.width, wired.layer)
-    return found
+    return evaluations
 
 
 def zeroed(weight: Tensor, columns: Tensor) -> Tensor:

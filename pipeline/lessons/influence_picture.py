@@ -1,4 +1,4 @@
-"""The picture of `tersor look influence`: predicted against measured influence, a panel a layer."""
+"""The picture of `tersor look influence`: importance against influence, a panel a layer."""
 
 import math
 from collections.abc import Sequence
@@ -39,8 +39,8 @@ def draw_influence(result: Influence, path: Path, name: str) -> None:
         for axes in panels.flat[len(layers) :]:
             axes.set_visible(False)
         for axes, (layer, channels) in zip(panels.flat, layers):
-            own = next(a for a in agreements if a.layer == layer and a.method == "squares")
-            _scatter(axes, layer, channels, own)
+            agreement = next(a for a in agreements if a.layer == layer and a.method == "squares")
+            _scatter(axes, layer, channels, agreement)
         _correlations(lower.subplots(), [layer for layer, _ in layers], agreements)
         accuracy = 100 * result.baseline.accuracy_fraction
         figure.suptitle(
@@ -53,7 +53,7 @@ def draw_influence(result: Influence, path: Path, name: str) -> None:
         )
 
 
-def _scatter(axes: "Axes", layer: str, channels: Sequence[Channel], own: Agreement) -> None:
+def _scatter(axes: "Axes", layer: str, channels: Sequence[Channel], agreement: Agreement) -> None:
     guesses = [c.predicted["squares"] for c in channels]
     drops = [100 * c.accuracy_drop_fraction for c in channels]
     first, best = guesses.index(min(guesses)), drops.index(min(drops))
@@ -76,7 +76,7 @@ def _scatter(axes: "Axes", layer: str, channels: Sequence[Channel], own: Agreeme
             axes.annotate(str(c.channel), (x, y), (7, 5), textcoords="offset points", fontsize=8, color=MUTED)
     _scale(axes, guesses, drops)
     axes.margins(x=0.09, y=0.12)
-    axes.set_title(f"{layer}: {_said(own)}", fontsize=10, loc="left", color=INK)
+    axes.set_title(f"{layer}: {_said(agreement)}", fontsize=10, loc="left", color=INK)
     axes.set_xlabel("sum of squares of its parameters", fontsize=9)
     axes.set_ylabel("accuracy lost, points", fontsize=9)
     axes.tick_params(labelsize=8)
@@ -103,12 +103,12 @@ def _scale(axes: "Axes", guesses: Sequence[float], drops: Sequence[float]) -> No
         round_ticks(axes.yaxis, 6)
 
 
-def _said(own: Agreement) -> str:
+def _said(agreement: Agreement) -> str:
     """The rank correlation in words that do not claim more than the channels carry."""
-    if math.isnan(own.spearman):
+    if math.isnan(agreement.spearman):
         return "no order to compare"
-    doubt = "" if own.chance < 0.05 else f" (chance: {100 * own.chance:.0f} %)"
-    return f"Spearman {own.spearman:+.2f}{doubt}"
+    doubt = "" if agreement.chance < 0.05 else f" (chance: {100 * agreement.chance:.0f} %)"
+    return f"Spearman {agreement.spearman:+.2f}{doubt}"
 
 
 def _correlations(axes: "Axes", layers: Sequence[str], agreements: Sequence[Agreement]) -> None:
@@ -116,11 +116,11 @@ def _correlations(axes: "Axes", layers: Sequence[str], agreements: Sequence[Agre
     offsets = {m: 0.13 * (i - 1.5) for i, m in enumerate(METHODS)}
     for method in METHODS:
         by_layer = {a.layer: a for a in agreements if a.method == method}
-        own = [by_layer[layer] for layer in layers]
+        ordered = [by_layer[layer] for layer in layers]
         rows = [row + offsets[method] for row in range(len(layers))]
-        filled = [ACCENT if a.chance < 0.05 else PAPER for a in own]
+        filled = [ACCENT if a.chance < 0.05 else PAPER for a in ordered]
         axes.scatter(
-            [a.spearman for a in own],
+            [a.spearman for a in ordered],
             rows,
             marker=MARKS[method],
             s=46,

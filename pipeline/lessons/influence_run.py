@@ -37,9 +37,9 @@ def run_influence(
     Raises:
         BadInput: no such run, stage or layer; TersorError: a rebuilt network is wrong.
     """
-    network, found = run.network(stage or 0), run.data(data)
-    train = Images.of(limited(found.train, TAYLOR_IMAGES), found.preprocessing)
-    validation = Images.of(limited(found.validation, images), found.preprocessing)
+    network, dataset = run.network(stage or 0), run.data(data)
+    train = Images.of(limited(dataset.train, TAYLOR_IMAGES), dataset.preprocessing)
+    validation = Images.of(limited(dataset.validation, images), dataset.preprocessing)
     with Reporter([("influence", 1.0)], quiet=quiet) as reporter, reporter.step() as tell:
         result = influence(network, train, validation, layers=layers, progress=tell)
     with run.results("influence") as folder:
@@ -70,9 +70,9 @@ def influence_table(result: Influence) -> Table:
     table.add_column("best choice", justify="right")
     agreements = result.agreements()
     for layer, channels in result.layers().items():
-        own = [a for a in agreements if a.layer == layer]
+        layer_agreements = [a for a in agreements if a.layer == layer]
         best = min(c.accuracy_drop_fraction for c in channels)
-        table.add_row(layer, str(len(channels)), *map(_cell, own), f"{100 * best:.2f}")
+        table.add_row(layer, str(len(channels)), *map(_cell, layer_agreements), f"{100 * best:.2f}")
     return table
 
 

@@ -72,10 +72,10 @@ def write_predictions(run: Finished, data: Path | None, out: Path | None = None)
         Unavailable: onnxruntime is not installed, or the folder cannot be written.
     """
     images = run.data(data)
-    found = answers(run.onnx(0), run.onnx(), images)
-    content = {"name": run.name, **_page(found, images)}
+    predictions = answers(run.onnx(0), run.onnx(), images)
+    content = {"name": run.name, **_page(predictions, images)}
     with run.results("predictions") if out is None else made_folder(out) as folder:
-        write_csv(folder / "predictions.csv", found, images.classes)
+        write_csv(folder / "predictions.csv", predictions, images.classes)
         write_whole(folder / "predictions.html", template("predictions.html.j2").render(**content))
     return folder / "predictions.html"
 
@@ -89,8 +89,8 @@ def answers(baseline: Path, model: Path, data: Data) -> Answers:
     logits = [_logits(path, data) for path in (baseline, model)]
     shifted = [z - z.max(1, keepdims=True) for z in logits]
     logs = [z - np.log(np.exp(z).sum(1, keepdims=True)) for z in shifted]
-    own = np.arange(len(data.test))
-    losses = np.stack([-log[own, data.test.labels] for log in logs])
+    rows = np.arange(len(data.test))
+    losses = np.stack([-log[rows, data.test.labels] for log in logs])
     before, after = (np.exp(log).astype(np.float32) for log in logs)
     return Answers(data.test.labels, before, after, losses)
 
@@ -174,21 +174,21 @@ def picture(image: np.ndarray, divisor: float) -> str:
     return "data:image/png;base64," + base64.b64encode(memory.getvalue()).decode()
 
 
-def _page(found: Answers, data: Data) -> dict[str, Any]:
+def _page(predictions: Answers, data: Data) -> dict[str, Any]:
     from markupsafe import Markup
 
     count = len(data.classes)
-    first, last = (confusion_matrix(found.labels, said, count) for said in found.said)
+    first, last = (confusion_matrix(predictions.labels, said, count) for said in predictions.said)
     matrices = (first, last)
     right = [float(np.trace(m) / m.sum()) for m in matrices]
-    broken, mended = _changed(found)
+    broken, mended = _changed(predictions)
     return {
         "images": len(data.test),
         "accuracy": [units.share(r) for r in right],
         "change": units.points(right[1] - right[0]).replace(" points", ""),
         "broken": broken,
         "mended": mended,
-        "differing": int((found.said[0] != found.said[1]).sum()),
+        "differing": int((predictions.said[0] != predictions.said[1]).sum()),
         "matrices": [
             (title, Markup(charts.confusion(m.tolist(), data.classes, f"Confusion matrix, {title.lower()}")))
             for title, m in zip(("Before", "After"), matrices)
@@ -196,7 +196,7 @@ def _page(found: Answers, data: Data) -> dict[str, Any]:
         "distribution": Markup(_distribution(matrices, data.classes)) if count <= LISTED_CLASSES else "",
         "classes": list(_per_class(first, last, data.classes)),
         "confused": most_confused(first, last, data.classes),
-        "damaged": list(_damaged(found, data.test, data.classes, data.preprocessing.divisor)),
+        "damaged": list(_damaged(predictions, data.test, data.classes, data.preprocessing.divisor)),
     }
 
 
@@ -205,9 +205,9 @@ def _percent(probability: float) -> str:
     return f"{100 * probability:.1f} %"
 
 
-def _changed(found: Answers) -> tuple[int, int]:
+def _changed(predictions: Answers) -> tuple[int, int]:
     """How many right answers became wrong, and how many wrong ones right."""
-    before, after = (said == found.labels for said in found.said)
+    before, after = (said == predictions.labels for said in predictions.said)
     return int((before & ~after).sum()), int((~before & after).sum())
 
 
@@ -240,12 +240,14 @@ def _per_class(before: np.ndarray, after: np.ndarray, classes: Sequence[str]) ->
         }
 
 
-def _damaged(found: Answers, test: Split, classes: Sequence[str], divisor: float) -> Iterator[dict[str, Any]]:
-    before, after = found.said
-    for i in np.argsort(-found.damage, kind="stable")[:DAMAGED]:
-        if found.damage[i] <= 0:
+def _damaged(
+    predictions: Answers, test: Split, classes: Sequence[str], divisor: float
+) -> Iterator[dict[str, Any]]:
+    before, after = predictions.said
+    for i in np.argsort(-predictions.damage, kind="stable")[:DAMAGED]:
+        if predictions.damage[i] <= 0:
             return
-        true = found.labels[i]
+        true = predictions.labels[i]
         yield {
             "index": int(i),
             "picture": picture(test.images[i], divisor),
@@ -254,9 +256,9 @@ def _damaged(found: Answers, test: Split, classes: Sequence[str], divisor: float
             "after": classes[after[i]],
             "before_right": bool(before[i] == true),
             "after_right": bool(after[i] == true),
-            "before_true": _percent(float(found.before[i, true])),
-            "after_true": _percent(float(found.after[i, true])),
-            "before_said": _percent(float(found.before[i, before[i]])),
-            "after_said": _percent(float(found.after[i, after[i]])),
-            "damage": f"{found.damage[i]:.2f}",
+            "before_true": _percent(float(predictions.before[i, true])),
+            "after_true": _percent(float(predictions.after[i, true])),
+            "before_said": _percent(float(predictions.before[i, before[i]])),
+            "after_said": _percent(float(predictions.after[i, after[i]])),
+            "damage": f"{predictions.damage[i]:.2f}",
         }

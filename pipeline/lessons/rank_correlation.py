@@ -23,10 +23,10 @@ def chance(one: ArrayLike, other: ArrayLike, *, draws: int = 10_000, seed: int =
 
     The order found counts as one of the draws, so the result is never 0. NaN where `spearman` is.
     """
-    found = spearman(one, other)
-    if np.isnan(found):
-        return found
+    rho = spearman(one, other)
+    if np.isnan(rho):
+        return rho
     a, b = (r - r.mean() for r in (ranks(one), ranks(other)))
     shuffled = np.random.default_rng(seed).permuted(np.tile(b, (draws, 1)), axis=1)
     rhos = shuffled @ a / np.sqrt((a @ a) * (b @ b))
-    return float(((np.abs(rhos) >= abs(found) - 1e-12).sum() + 1) / (draws + 1))
+    return float(((np.abs(rhos) >= abs(rho) - 1e-12).sum() + 1) / (draws + 1))

@@ -90,12 +90,12 @@ def _table(points: Sequence[Point], key: str, words: Any, baseline: float | None
     The colour grows with the share of `baseline` that is lost; without one there is none.
     """
     layers, levels = _axes(points)
-    found = {(p.layer, p.level): getattr(p, key) for p in points}
+    values = {(p.layer, p.level): getattr(p, key) for p in points}
     rows = []
     for layer in layers:
         cells = []
         for level in levels:
-            value = found.get((layer, level))
+            value = values.get((layer, level))
             lost = 0.0 if value is None or not baseline else max(0.0, 1 - value / baseline)
             cells.append(("–" if value is None else words(value), round(60 * lost)))
         rows.append((layer, cells))
@@ -150,9 +150,9 @@ def lines(points: Sequence[Point], baseline: float, width: int) -> str:
     )
     places = _places(points, named, frame, pitch)
     for index, layer in enumerate(layers):
-        own = sorted((p for p in points if p.layer == layer), key=lambda p: frame.x(p.level))
+        layer_points = sorted((p for p in points if p.layer == layer), key=lambda p: frame.x(p.level))
         depth = 100 * index / max(1, len(layers) - 1)
-        parts.append(_layer(own, depth, frame, baseline, places.get(layer), wide))
+        parts.append(_layer(layer_points, depth, frame, baseline, places.get(layer), wide))
     box = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     label = f"Accuracy against {AGAINST[points[0].method]}, layer by layer"
     return f'<svg {box} role="img" aria-label="{label}">{"".join(parts)}</svg>'
@@ -191,14 +191,14 @@ def _places(points: Sequence[Point], named: list[str], frame: _Frame, pitch: int
 
 
 def _layer(
-    own: Sequence[Point], depth: float, frame: _Frame, baseline: float, place: float | None, wide: bool
+    points: Sequence[Point], depth: float, frame: _Frame, baseline: float, place: float | None, wide: bool
 ) -> str:
     """The group of one layer: line, dots that say their numbers, name."""
-    corners = [(frame.x(p.level), frame.y(p.accuracy_fraction)) for p in own]
+    corners = [(frame.x(p.level), frame.y(p.accuracy_fraction)) for p in points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
-    name = own[0].layer
+    name = points[0].layer
     parts = [f"<title>{escape(name)}</title>", f'<polyline class="line" points="{path}"/>']
-    for point, (x, y) in zip(own, corners):
+    for point, (x, y) in zip(points, corners):
         change = units.points(point.accuracy_fraction - baseline)
         said = f"{name}, {level_words(point.method, point.level)}: "
         said += f"{units.share(point.accuracy_fraction)} ({change})"

@@ -46,8 +46,8 @@ def run_sensitivity(
         chosen = tuple(float(level) for level in levels.split(",")) if levels else LEVELS[method]
     except ValueError as error:
         raise BadInput("levels are numbers, separated by commas", got=levels, where="--levels") from error
-    network, found = run.network(stage or 0), run.data(data)
-    images = Images.of(found.validation.first(limit), found.preprocessing)
+    network, dataset = run.network(stage or 0), run.data(data)
+    images = Images.of(dataset.validation.first(limit), dataset.preprocessing)
     with Reporter([("each layer", 4.0), ("all layers", 1.0)], quiet=quiet) as reporter:
         with reporter.step() as tell:
             points = sensitivity(network, images, method=method, levels=chosen, progress=tell)

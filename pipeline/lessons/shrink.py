@@ -1,6 +1,6 @@
 """R3's structural pruning: take a channel out, fine-tune, go on while that costs little; layer after layer.
 
-Which channel goes is predicted by its parameters (influence.py). Every removal is proven: masked and rebuilt
+Which channel goes is chosen by its importance (influence.py). Every removal is proven: masked and rebuilt
 network give the same logits. Validation accuracy decides; test accuracy is written down beside it. Each
 step is a folder of the stage cache under a digest of everything that decides it, so a stopped run goes on.
 """
@@ -120,12 +120,12 @@ def check_widths(network: Network, layers: list[str], widths: Mapping[str, tuple
     chosen = list(dict.fromkeys(chosen)) or list(wired)
     matching(chosen, widths, where)
     plan = {name: widths.get(name) or tuple(range(wired[name].width - 1, 0, -1)) for name in chosen}
-    for name, own in plan.items():
-        falling = all(a > b for a, b in zip((wired[name].width, *own), own))
-        if not own or not falling or own[-1] < 1:
+    for name, layer_widths in plan.items():
+        falling = all(a > b for a, b in zip((wired[name].width, *layer_widths), layer_widths))
+        if not layer_widths or not falling or layer_widths[-1] < 1:
             raise BadInput(
                 f"these widths of layer {name!r} cannot be visited",
-                got=", ".join(map(str, own)) or "a layer of one channel",
+                got=", ".join(map(str, layer_widths)) or "a layer of one channel",
                 wanted=f"falling whole numbers from {wired[name].width - 1} to 1",
                 where=where,
             )
@@ -165,13 +165,13 @@ def shrink(
         for width in widths:
             result = _step(network, layer, width, how, bench, _part(tell, number, total), len(steps))
             reference = before if how.against == "step" else start
-            found = _read(result, before, reference, how)
-            steps.append(found)
-            said(found)
+            step = _read(result, before, reference, how)
+            steps.append(step)
+            said(step)
             number += 1
-            if not found.kept:
+            if not step.kept:
                 break
-            network, before = result.network(), found.after_tuning
+            network, before = result.network(), step.after_tuning
     tell(1.0, f"{len(steps)} steps")
     return Shrunk(tuple(steps), network, start)
 
@@ -184,20 +184,20 @@ def _read(
     result: StageResult, before: tuple[float, float], reference: tuple[float, float], how: Shrinking
 ) -> Step:
     """A step as its folder tells it, judged."""
-    told = result.metrics.details
-    removed, tuned = tuple(told["after_removal"]), tuple(told["after_tuning"])
+    details = result.metrics.details
+    removed, tuned = tuple(details["after_removal"]), tuple(details["after_tuning"])
     return Step(
-        told["layer"],
-        told["width"],
-        tuple(told["removed"]),
+        details["layer"],
+        details["width"],
+        tuple(details["removed"]),
         before,
         removed,
         tuned,
         macs=result.metrics.macs,
-        flops=told["flops"],
+        flops=details["flops"],
         parameters=result.metrics.parameters,
         packed_bytes=result.metrics.packed_bytes,
-        proof_max_abs_diff=told["proof_max_abs_diff"],
+        proof_max_abs_diff=details["proof_max_abs_diff"],
         kept=reference[0] - tuned[0] <= how.max_drop + 1e-9,
     )
 
@@ -208,13 +208,13 @@ def _step(
     """One step's result, from the cache or computed now."""
     wired = wirings(network)[0][layer]
     guesses = predicted(network, [layer], bench.guessing)[layer][how.by]
-    going = sorted(guesses.argsort(stable=True)[: wired.width - width].tolist())
+    channels = sorted(guesses.argsort(stable=True)[: wired.width - width].tolist())
     seed = stage_seed(bench.recipe, 1000 + number)
     identity = {
         "shrink": VERSION,
         "before": network.digest(),
         "layer": layer,
-        "removed": going,
+        "removed": channels,
         "seed": seed,
         "tune": how.tune.model_dump(mode="json"),
         "data": bench.data_digest,
@@ -225,7 +225,7 @@ def _step(
     }
     return bench.store.cached(
         digest_of(identity),
-        lambda folder: _compute(network, wired, going, how.tune, bench, folder, tell, seed),
+        lambda folder: _compute(network, wired, channels, how.tune, bench, folder, tell, seed),
         lambda: tell(0.0, "waiting for another run's step"),
     )
 
@@ -233,7 +233,7 @@ def _step(
 def _compute(
     network: Network,
     wired: Wiring,
-    going: list[int],
+    channels: list[int],
     tune: Tune,
     bench: Bench,
     folder: Path,
@@ -241,10 +241,10 @@ def _compute(
     seed: int,
 ) -> None:
     """Remove, prove, fine-tune and measure, into the step's working folder."""
-    began, where = time.monotonic(), f"{wired.layer} at {wired.width - len(going)}"
+    began, where = time.monotonic(), f"{wired.layer} at {wired.width - len(channels)}"
     tell(0.0, where)
-    difference = proof(network, wired, going, bench.validation.inputs[:64])
-    narrow = remove_channels(network, wired, going)
+    difference = proof(network, wired, channels, bench.validation.inputs[:64])
+    narrow = remove_channels(network, wired, channels)
     images = Images.of(bench.data.train.first(NORM_IMAGES), bench.data.preprocessing)
     narrow = narrow.with_module(reestimate_batch_norm(narrow.module(), images.inputs))
     removed = bench.accuracy(narrow)
@@ -260,8 +260,8 @@ def _compute(
     seconds = round(time.monotonic() - began, 3)
     details = {
         "layer": wired.layer,
-        "width": wired.width - len(going),
-        "removed": going,
+        "width": wired.width - len(channels),
+        "removed": channels,
         "after_removal": removed,
         "after_tuning": bench.accuracy(tuned),
         "flops": cost(tuned).flops,

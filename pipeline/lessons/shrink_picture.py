@@ -29,8 +29,8 @@ def draw_shrinking(shrunk: Shrunk, theirs: Figures, path: Path) -> None:
         axes = figure.subplots(2, len(layers), squeeze=False, sharex="col", sharey="row")
         for column, layer in enumerate(layers):
             steps = [step for step in shrunk.steps if step.layer == layer]
-            own = {w: v for w, v in theirs.get(layer, {}).items()}
-            _column(axes[0][column], axes[1][column], steps, own, shrunk.start[1])
+            reported = {w: v for w, v in theirs.get(layer, {}).items()}
+            _column(axes[0][column], axes[1][column], steps, reported, shrunk.start[1])
             axes[0][column].set_title(f"{layer}: {_said(steps)}", fontsize=10, loc="left", color=INK)
             axes[1][column].set_xlabel("channels left", fontsize=9)
         axes[0][0].set_ylabel("right after the removal, %", fontsize=9)
@@ -49,8 +49,8 @@ def draw_shrinking(shrunk: Shrunk, theirs: Figures, path: Path) -> None:
 
 
 def _said(steps: Sequence[Step]) -> str:
-    kept = [step.width for step in steps if step.kept]
-    return f"{steps[0].width + len(steps[0].removed)} → {kept[-1]}" if kept else "nothing could go"
+    accepted = [step.width for step in steps if step.kept]
+    return f"{steps[0].width + len(steps[0].removed)} → {accepted[-1]}" if accepted else "nothing could go"
 
 
 def _column(

@@ -67,9 +67,9 @@ def run_shrink(
     """
     network = run.baseline()
     plan = check_widths(network, layers, dict(map(parse_widths, widths)))
-    recipe, found = run.recipe, run.data(data)
+    recipe, dataset = run.recipe, run.data(data)
     how = Shrinking(plan, Tune(stage="tune", **tuning), **settings)
-    bench = Bench(recipe, found, Store(run.folder.parent))
+    bench = Bench(recipe, dataset, Store(run.folder.parent))
     with Reporter([("shrink", 1.0)], quiet=quiet) as reporter, reporter.step() as tell:
         shrunk = shrink(network, how, bench, tell, lambda step: reporter.line(line_of(step)))
     with run.results("shrink") as folder:

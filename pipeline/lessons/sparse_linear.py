@@ -84,8 +84,8 @@ def track(method: Method, strength: float, *, steps: int = STEPS, seed: int = 0)
         losses[step], path[step] = np.square(residual).mean(), weights
         weights = weights - RATE * (gradient + _pull(method, strength, weights))
         if method == "pruning" and step % 20 == 19:
-            wanted = round(strength * COLUMNS * min(1.0, (step + 1) / (steps / 2)))
-            alive[np.argsort(np.abs(weights), kind="stable")[:wanted]] = False
+            zeros = round(strength * COLUMNS * min(1.0, (step + 1) / (steps / 2)))
+            alive[np.argsort(np.abs(weights), kind="stable")[:zeros]] = False
         weights = _projected(method, strength, weights) * alive
     return Track(method, strength, losses, path, truth)
 
@@ -105,8 +105,8 @@ def _projected(method: Method, strength: float, weights: Vector) -> Vector:
     if method == "proximal":
         return np.sign(weights) * np.maximum(np.abs(weights) - strength, 0)
     if method == "hard_threshold":
-        kept = round(strength * COLUMNS)
-        return np.where(np.abs(weights) >= np.sort(np.abs(weights))[-kept], weights, 0.0)
+        nonzeros = round(strength * COLUMNS)
+        return np.where(np.abs(weights) >= np.sort(np.abs(weights))[-nonzeros], weights, 0.0)
     return weights
 
 

@@ -63,17 +63,17 @@ def _now(row: dict[str, Any]) -> float:
 
 def _panel(panel: Any, row: dict[str, Any]) -> None:
     widths, micros = row["widths"], [1e3 * ms for ms in row["latency_ms"]]
-    own = row["shape"]["outputs"]
+    width = row["shape"]["outputs"]
     panel.plot(widths, micros, color=NAVY, marker=".", lw=1.4, label="measured")
     at = [(w, m) for w, m in zip(widths, micros, strict=True) if w in row["steps"]]
     panel.plot(*zip(*at, strict=True), ls="", marker="o", color=OTHER, ms=5, label="end of a step")
-    ideal = 1e3 * _now(row) / own
+    ideal = 1e3 * _now(row) / width
     panel.plot([0, widths[-1]], [0, ideal * widths[-1]], color=ASH, ls=":", label="proportional to width")
-    panel.axvline(own, color=ASH, lw=0.8)
+    panel.axvline(width, color=ASH, lw=0.8)
     panel.set_xlim(0, widths[-1] * 1.03)
     panel.set_ylim(0, max(micros) * 1.12)
     shape = row["shape"]
     kernel = "linear" if shape["linear"] else f"{shape['kernel'][0]}x{shape['kernel'][1]}"
     place = "" if shape["linear"] else f" at {shape['size'][0]}x{shape['size'][1]}"
     more = f" (+{len(row['layers']) - 1})" if len(row["layers"]) > 1 else ""
-    panel.set_title(f"{row['layers'][0]}{more}: {shape['inputs']} -> {own}, {kernel}{place}", fontsize=9)
+    panel.set_title(f"{row['layers'][0]}{more}: {shape['inputs']} -> {width}, {kernel}{place}", fontsize=9)

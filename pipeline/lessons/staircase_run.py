@@ -66,8 +66,10 @@ def run_profile(
     precision, plural = ("int8" if int8 else "fp32"), ("" if threads == 1 else "s")
     path = out or profiles / f"{name}-{precision}-t{threads}-b{batch}.png"
     with made_folder(path.parent):
-        told = f"{precision}, {threads} thread{plural}, batch {batch}"
-        title = f"{name}: {told}, ONNX Runtime {stairs.machine['onnxruntime']}, {stairs.machine['model']}"
+        conditions = f"{precision}, {threads} thread{plural}, batch {batch}"
+        title = (
+            f"{name}: {conditions}, ONNX Runtime {stairs.machine['onnxruntime']}, {stairs.machine['model']}"
+        )
         staircase_picture.draw(rows, title, path)
     return Profile(stairs.machine, rows, path, stairs.path)
 

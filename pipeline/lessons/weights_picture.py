@@ -68,18 +68,18 @@ def _draw(layers: dict[str, tuple[Any, Any]], before: str, path: Path) -> None:
             for column, values in enumerate(pair):
                 axis, alive = axes[row][column], values[values != 0]
                 if column:
-                    found, counts = np.unique(alive, return_counts=True)
-                    axis.vlines(found, 0.7, counts, color=ACCENT, linewidth=2)
-                    told = f"{len(found)} values"
+                    shared_values, counts = np.unique(alive, return_counts=True)
+                    axis.vlines(shared_values, 0.7, counts, color=ACCENT, linewidth=2)
+                    distinct = f"{len(shared_values)} values"
                 else:
                     counts, edges = np.histogram(alive, BINS, (-limit, limit))
                     axis.stairs(counts, edges, fill=True, color=SOFT)
-                    told = f"{len(np.unique(alive)):,} values"
+                    distinct = f"{len(np.unique(alive)):,} values"
                 axis.set_yscale("log")
                 axis.tick_params(axis="y", which="minor", labelleft=False)
                 axis.set_ylim(bottom=0.7)
                 axis.set_title(
-                    f"{name}: {len(alive):,} of {len(values):,} not zero, {told}",
+                    f"{name}: {len(alive):,} of {len(values):,} not zero, {distinct}",
                     fontsize=9,
                     color=MUTED,
                     loc="left",

@@ -34,12 +34,12 @@ def measure(
     """
     if previous_onnx is None or not replace_weights(previous_onnx, network, onnx):
         export_onnx(network, onnx, metadata={"licence": licence})
-    found = evaluate(simulated(network), validation)
+    evaluation = evaluate(simulated(network), validation)
     spent = cost(network)
     return {
-        "validation_accuracy_fraction": found.accuracy_fraction,
-        "validation_top5_accuracy_fraction": found.top5_accuracy_fraction,
-        "validation_loss": found.loss,
+        "validation_accuracy_fraction": evaluation.accuracy_fraction,
+        "validation_top5_accuracy_fraction": evaluation.top5_accuracy_fraction,
+        "validation_loss": evaluation.loss,
         "parameters": spent.parameters,
         "weights": spent.weights,
         "nonzero_weights": spent.nonzero_weights,

@@ -240,8 +240,8 @@ def _differing(recipe: Recipe, made_with: Path) -> str:
         return "a run of another version of tersor, or a damaged one"
     now = _flat(recipe.decides_network())
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    told = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names[:3]]
-    return "; ".join(told) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
+    changes = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names[:3]]
+    return "; ".join(changes) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:

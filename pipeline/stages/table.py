@@ -207,8 +207,8 @@ def _by_sensitivity(
         progress=context.progress,
         **({"grid": settings} if isinstance(settings, Linear) else {}),  # type: ignore[arg-type]
     )
-    own: Mapping[str, float] = by_layer(layers, settings.per_layer, f"stage `{settings.name}`")
-    return {**amounts, **own}, [vars(point) for point in points]
+    fixed_amounts: Mapping[str, float] = by_layer(layers, settings.per_layer, f"stage `{settings.name}`")
+    return {**amounts, **fixed_amounts}, [vars(point) for point in points]
 
 
 def run_own(start: Network, settings: Own, context: Context) -> Result:
@@ -231,27 +231,27 @@ def run_own(start: Network, settings: Own, context: Context) -> Result:
     torch.manual_seed(context.seed)
     try:
         with beside(Path(settings.stage.rpartition(":")[0])):
-            made = function(**{name: value for name, value in offered.items() if name in parameters})
+            returned = function(**{name: value for name, value in offered.items() if name in parameters})
     except TersorError:
         raise
     except (Exception, SystemExit) as error:  # a user's code may fail in any way
         raise BadInput(
             "the stage failed", got=f"{type(error).__name__}: {error}".splitlines()[0], where=where
         ) from error
-    made, told = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
-    if not isinstance(made, Network) or not isinstance(told, Mapping):
+    after, details = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, {})
+    if not isinstance(after, Network) or not isinstance(details, Mapping):
         raise BadInput(
             "the stage did not return a network",
-            got=f"a {type(made).__name__}" + ("" if told == {} else f" and a {type(told).__name__}"),
+            got=f"a {type(after).__name__}" + ("" if details == {} else f" and a {type(details).__name__}"),
             wanted="a tersor Network, or a Network and a dict",
             where=where,
             todo="End it with `return network.with_tensors(...)` or `network.with_module(...)`",
         )
-    check_fits(made, context.data)
-    for name, form in made.forms.items():
-        if name in made.tensors:
-            check_form(name, made.tensors[name], form)
-    return made, json.loads(json.dumps(dict(told), default=str))
+    check_fits(after, context.data)
+    for name, form in after.forms.items():
+        if name in after.tensors:
+            check_form(name, after.tensors[name], form)
+    return after, json.loads(json.dumps(dict(details), default=str))
 
 
 def rehearse_structure(fresh: Network, settings: Structure, context: Context) -> None:

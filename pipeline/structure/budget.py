@@ -76,7 +76,7 @@ def widths_within_budget(
         return network.with_tensors(narrowed(module, coupling, removed), forms={}), counts
 
     clock = Clock(baseline, search.threads, search.batch)
-    fastest = minimise([len(kept) for kept in problem.kept], problem.costs)
+    fastest = minimise([len(sizes) for sizes in problem.kept], problem.costs)
     middle = [(low + high) // 2 for low, high in zip(fastest, problem.full(), strict=True)]
     narrowest = [0] * len(problem.kept)
     first = {tuple(choice) for choice in (fastest, middle, problem.full(), narrowest)}
@@ -91,8 +91,8 @@ def widths_within_budget(
             todo="Ask for less, raise max_cut, or let more layers be pruned (`linear`, `layers`)",
         )
     counts, rounds, met = _narrow_down(problem, build, clock, allowed, times, search.rounds, tell)
-    told = {"allowed_ms": allowed, "baseline_ms": clock.baseline_ms, "budget_met": met, "rounds": rounds}
-    return counts, {"search": {**search.model_dump(exclude_none=True), **told}}
+    outcome = {"allowed_ms": allowed, "baseline_ms": clock.baseline_ms, "budget_met": met, "rounds": rounds}
+    return counts, {"search": {**search.model_dump(exclude_none=True), **outcome}}
 
 
 def _narrow_down(
@@ -114,7 +114,7 @@ def _narrow_down(
         Sets to remove of each space, of the best of all timed networks within the budget (else of the
         fastest), every round's prediction and measurement, and whether the budget is met.
     """
-    told = list[dict[str, float]]()
+    predictions = list[dict[str, float]]()
     tried = [_judged(problem, choice, build(choice)[1], ms, allowed) for choice, ms in times.items()]
     sums = {choice: total(problem.costs, choice) for choice in times}
     least = min(sums.values())
@@ -123,14 +123,14 @@ def _narrow_down(
         tell(0.6 + 0.4 * turn / rounds, f"timing the network, round {turn + 1}")
         choice = solve(problem, _sum_for(AIM_FRACTION * allowed, anchors))
         summed, (candidate, counts) = total(problem.costs, choice), build(choice)
-        predicted, found = _time_for(summed, anchors), clock.time(candidate)
-        told.append({"predicted_ms": predicted, "measured_ms": found})
-        tried.append(_judged(problem, choice, counts, found, allowed))
-        if CLOSE_FRACTION * allowed <= found <= allowed:
+        predicted, measured = _time_for(summed, anchors), clock.time(candidate)
+        predictions.append({"predicted_ms": predicted, "measured_ms": measured})
+        tried.append(_judged(problem, choice, counts, measured, allowed))
+        if CLOSE_FRACTION * allowed <= measured <= allowed:
             break
-        anchors[summed] = found
+        anchors[summed] = measured
     met, _, counts = max(tried)
-    return counts, told, met
+    return counts, predictions, met
 
 
 def _judged(
@@ -179,9 +179,9 @@ class Clock:
                 threads=(self.threads,),
                 seconds_per_model=SECONDS_PER_MODEL,
             )
-        baseline, own = (row.p50_ms for row in rows)
+        baseline, candidate = (row.p50_ms for row in rows)
         self.baseline_ms = self.baseline_ms or baseline
-        return own * self.baseline_ms / baseline
+        return candidate * self.baseline_ms / baseline
 
 
 def widened_to_steps(
@@ -204,10 +204,10 @@ def widened_to_steps(
     """
     stairs = Staircase(profiles, Setting())
     shapes = layer_shapes(network.module(), network.input_shape)
-    found, aligned = [], dict[str, list[int]]()
-    for at, (space, gone) in enumerate(zip(spaces, counts, strict=True)):
+    widened, aligned = [], dict[str, list[int]]()
+    for at, (space, planned) in enumerate(zip(spaces, counts, strict=True)):
         tell(at / len(spaces), "timing layers around the planned widths")
-        reach = range(gone, max(-1, gone - NEAR_SETS // space.per_set - 1), -1)
+        reach = range(planned, max(-1, planned - NEAR_SETS // space.per_set - 1), -1)
         times = []
         for fewer in reach:
             removed = space.sets[:fewer]
@@ -222,9 +222,9 @@ def widened_to_steps(
             ]
             times.append(sum(stairs.measure(plans)[plan] for plan in plans))
         best = max(i for i, ms in enumerate(times) if ms <= times[0] * SAME_STEP)
-        found.append(reach[best])
-        aligned[space.layers[0]] = [space.width - n * space.per_set for n in (gone, reach[best])]
-    return found, {"aligned": aligned}
+        widened.append(reach[best])
+        aligned[space.layers[0]] = [space.width - n * space.per_set for n in (planned, reach[best])]
+    return widened, {"aligned": aligned}
 
 
 def _by_count(

@@ -49,18 +49,20 @@ class Coupling:
 
     def spaces(self, layers: Sequence[str]) -> list[list[str]]:
         """Lists of layers whose channels hang together; layers without a free set are left out."""
-        found: list[tuple[set[int], list[str]]] = []
+        spaces: list[tuple[set[int], list[str]]] = []
         for layer in layers:
-            own = set(self.free(layer).tolist())
-            if not own:
+            free_sets = set(self.free(layer).tolist())
+            if not free_sets:
                 continue
-            near = [entry for entry in found if entry[0] & own]
+            near = [entry for entry in spaces if entry[0] & free_sets]
             for entry in near:
-                found.remove(entry)
-            sets = own.union(*(entry[0] for entry in near))
-            found.append((sets, [name for entry in near for name in entry[1]] + [layer]))
+                spaces.remove(entry)
+            sets = free_sets.union(*(entry[0] for entry in near))
+            spaces.append((sets, [name for entry in near for name in entry[1]] + [layer]))
         order = {layer: at for at, layer in enumerate(layers)}
-        return sorted((sorted(names, key=order.__getitem__) for _, names in found), key=lambda n: order[n[0]])
+        return sorted(
+            (sorted(names, key=order.__getitem__) for _, names in spaces), key=lambda n: order[n[0]]
+        )
 
     def keep(self, layer: str, removed: np.ndarray) -> np.ndarray:
         """bool (out_channels,): which output channels of a layer stay when the sets `removed` go."""
@@ -111,8 +113,8 @@ class _Walk:
             self._weighted(node, layer.out_features, 1)
         elif layer is not None and is_norm(layer):
             self._norm(node)
-        elif (found := flows(node, layer, self.of, self.labels)) is not None:
-            self.of[node] = found
+        elif (labels := flows(node, layer, self.of, self.labels)) is not None:
+            self.of[node] = labels
         else:
             self._unknown(node)
 

@@ -1,6 +1,6 @@
-"""Minimise a sum of tables over discrete variables: non-serial dynamic programming.
+"""Elimination, the optimiser of widths: the least sum of tables over discrete variables.
 
-Bertele and Brioschi, "Nonserial Dynamic Programming", 1972; also called variable (bucket) elimination. For a
+Non-serial dynamic programming (Bertele and Brioschi 1972), also called variable or bucket elimination. For a
 chain of layers this is the plain dynamic programme over their widths; residual streams only make its tables
 a dimension larger.
 """
@@ -24,8 +24,8 @@ def minimise(domains: Sequence[int], tables: Sequence[Table]) -> list[int]:
     order = elimination_order(domains, tables)
     if order is None:
         middle = [d // 2 for d in domains]
-        found = [descend(domains, tables, start) for start in ([d - 1 for d in domains], middle)]
-        return min(found, key=lambda values: total(tables, values))
+        minima = [descend(domains, tables, start) for start in ([d - 1 for d in domains], middle)]
+        return min(minima, key=lambda values: total(tables, values))
     return _eliminate(domains, tables, order)
 
 

@@ -1,4 +1,7 @@
-"""Take channel sets out of a network's tensors: what ModelSpeedup does, for every coupling we can read."""
+"""Narrowing: a network's tensors made smaller, without the channel sets that are removed.
+
+What ModelSpeedup does, for every coupling we can read.
+"""
 
 from collections.abc import Mapping
 
@@ -20,7 +23,7 @@ def narrowed(module: nn.Module, coupling: Coupling, removed: np.ndarray) -> dict
     tensors = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     for layer in coupling.outputs:
         keep = torch.from_numpy(coupling.keep(layer, removed))
-        for name in _own(layer, tensors):
+        for name in _tensors_of(layer, tensors):
             if tensors[name].dim() > 0:  # not num_batches_tracked
                 tensors[name] = tensors[name][keep]
     for layer in coupling.inputs:
@@ -30,5 +33,5 @@ def narrowed(module: nn.Module, coupling: Coupling, removed: np.ndarray) -> dict
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def _own(layer: str, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+def _tensors_of(layer: str, tensors: Mapping[str, torch.Tensor]) -> list[str]:
     return [name for name in tensors if name.rpartition(".")[0] == layer]

@@ -82,20 +82,20 @@ def scores(
         import nni.compression.pruning as pruners
 
         config = [{"op_names": list(layers), "sparse_ratio": 0.5, "target_names": ["weight"]}]
-        model, found = copy.deepcopy(module), {}
+        model, importances = copy.deepcopy(module), {}
 
         class Watched(getattr(pruners, PRUNERS[pruner])):  # type: ignore[misc]
             """The pruner; what it measured is gone once it has made its masks, so it is noted."""
 
             def _calculate_metrics(self, data: Any) -> Any:
                 metrics = super()._calculate_metrics(data)
-                found.update({name: entry["weight"] for name, entry in metrics.items()})
+                importances.update({name: entry["weight"] for name, entry in metrics.items()})
                 return metrics
 
-        given = list(batches)
-        extra = (_evaluator(model, given, 0.0), len(given)) if pruner == "taylor" else ()
+        batch_list = list(batches)
+        extra = (_evaluator(model, batch_list, 0.0), len(batch_list)) if pruner == "taylor" else ()
         Watched(model, config, *extra).compress()
-    return {name: found[name].detach().flatten().double().numpy() for name in layers}
+    return {name: importances[name].detach().flatten().double().numpy() for name in layers}
 
 
 def trained_masks(
@@ -146,8 +146,8 @@ def trained_masks(
         )
         _, masks = grower.compress(interval * rounds, None)
         grower.unwrap_model()
-    kept = {name: mask["weight"].flatten(1).ne(0).any(1) for name, mask in masks.items()}
-    return model.eval(), {name: kept[name] for name in remove}
+    keep_masks = {name: mask["weight"].flatten(1).ne(0).any(1) for name, mask in masks.items()}
+    return model.eval(), {name: keep_masks[name] for name in remove}
 
 
 def _evaluator(model: nn.Module, batches: Any, learning_rate: float) -> Any:
@@ -257,10 +257,10 @@ def _expand(layer: nn.Module, keep: torch.Tensor) -> dict[str, torch.Tensor]:
 def _failing_layer(error: BaseException, module: nn.Module) -> str:
     """The layer in whose replacement or propagation NNI failed, read off the traceback's locals."""
     names = {name.replace(".", "_"): name for name, _ in module.named_modules()}
-    found, step = "unknown", error.__traceback__
+    layer, step = "unknown", error.__traceback__
     while step is not None:
         node = step.tb_frame.f_locals.get("node")
         if isinstance(node, fx.Node):
-            found = names.get(node.name, f"{node.name} ({node.op} {node.target})")
+            layer = names.get(node.name, f"{node.name} ({node.op} {node.target})")
         step = step.tb_next
-    return found
+    return layer

@@ -59,7 +59,7 @@ def wirings(network: Network) -> tuple[dict[str, Wiring], dict[str, str]]:
     """
     module = network.module()
     coupling = couple(module, torch.zeros(2, *network.input_shape))
-    found: dict[str, Wiring] = {}
+    wired: dict[str, Wiring] = {}
     tied: dict[str, str] = {}
     for layer in coupling.layers():
         if _depthwise(module.get_submodule(layer)):
@@ -68,10 +68,10 @@ def wirings(network: Network) -> tuple[dict[str, Wiring], dict[str, str]]:
         if why is None:
             rows = tuple(n for n in coupling.outputs if _meet(coupling.outputs[n], coupling.outputs[layer]))
             read = (n for n in coupling.inputs if _meet(coupling.inputs[n], coupling.outputs[layer]))
-            found[layer] = Wiring(layer, rows, tuple(n for n in read if n not in rows), coupling)
+            wired[layer] = Wiring(layer, rows, tuple(n for n in read if n not in rows), coupling)
         else:
             tied[layer] = why
-    return found, tied
+    return wired, tied
 
 
 def _tied(module: nn.Module, coupling: Coupling, layer: str) -> str | None:
@@ -82,9 +82,9 @@ def _tied(module: nn.Module, coupling: Coupling, layer: str) -> str | None:
         return f"its width is fixed by {fixed[0]}"
     if len(np.unique(sets)) < len(sets):
         return "its channels go in groups"
-    for other, own in coupling.outputs.items():
+    for other, other_sets in coupling.outputs.items():
         target = module.get_submodule(other)
-        if other != layer and not is_norm(target) and not _depthwise(target) and _meet(own, sets):
+        if other != layer and not is_norm(target) and not _depthwise(target) and _meet(other_sets, sets):
             return f"its channels go together with those of {other!r}"
     return None
 

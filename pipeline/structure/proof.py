@@ -56,27 +56,27 @@ def masked(module: nn.Module, coupling: Coupling, removed: np.ndarray, *, norms:
     """
     copied = copy.deepcopy(module).eval()
     for name in coupling.outputs:
-        layer, gone = copied.get_submodule(name), torch.from_numpy(~coupling.keep(name, removed))
+        layer, zeroed = copied.get_submodule(name), torch.from_numpy(~coupling.keep(name, removed))
         if is_norm(layer) and not norms:
             continue
-        own = [layer.weight, getattr(layer, "bias", None)]
+        tensors = [layer.weight, getattr(layer, "bias", None)]
         if is_norm(layer) and layer.weight is None:
-            own = [layer.running_mean]  # not affine: a zero that is not shifted stays zero
-        for tensor in own:
+            tensors = [layer.running_mean]  # not affine: a zero that is not shifted stays zero
+        for tensor in tensors:
             if isinstance(tensor, torch.Tensor):
-                tensor.data[gone] = 0
+                tensor.data[zeroed] = 0
     return copied
 
 
 def check_widths(rebuilt: Network, kept: Mapping[str, torch.Tensor]) -> None:
     """ModelSpeedup also drops channels that were constant on its random input; nobody asked for that."""
     for name, keep in kept.items():
-        got, wanted = rebuilt.tensors[f"{name}.weight"].shape[0], int(keep.sum())
-        if got != wanted:
+        got, asked = rebuilt.tensors[f"{name}.weight"].shape[0], int(keep.sum())
+        if got != asked:
             raise TersorError(
                 f"NNI removed other channels of layer {name!r} than asked",
                 got=f"{got} channels left",
-                wanted=f"{wanted}",
+                wanted=f"{asked}",
                 where="stage `structure`",
                 todo="Exclude the layer with `exclude`, or prune before weights are pruned to zero",
             )

@@ -127,8 +127,8 @@ def _concatenated(node: fx.Node, of: Mapping[fx.Node, np.ndarray]) -> np.ndarray
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
     if dim not in (1, 1 - len(shape_of(node))) or not isinstance(parts, list | tuple):
         return None
-    found = [of[part] for part in parts if isinstance(part, fx.Node) and part in of]
-    return np.concatenate(found) if len(found) == len(parts) else None
+    labels = [of[part] for part in parts if isinstance(part, fx.Node) and part in of]
+    return np.concatenate(labels) if len(labels) == len(parts) else None
 
 
 def _reshaped(node: fx.Node, sources: list[fx.Node], of: Mapping[fx.Node, np.ndarray]) -> np.ndarray | None:

@@ -47,7 +47,7 @@ class Problem:
 
     def full(self) -> list[int]:
         """The choice of every space that keeps everything."""
-        return [len(kept) - 1 for kept in self.kept]
+        return [len(sizes) - 1 for sizes in self.kept]
 
     def value(self, choice: Sequence[int]) -> float:
         """Importance kept, 0 to 1."""
@@ -65,24 +65,24 @@ def pose(
 ) -> Problem:
     """Set up the choice: widths that are multiples of `search.step`, what they keep and what they cost."""
     assert settings.search is not None
-    kept = [_kept(space, settings.search.step, settings.max_cut) for space in spaces]
-    values = _values(spaces, scores, coupling, kept, settings)
+    sizes = [_sizes(space, settings.search.step, settings.max_cut) for space in spaces]
+    values = _values(spaces, scores, coupling, sizes, settings)
     shapes = layer_shapes(module, input_shape)
     layers = [_layer(name, shapes[name], coupling, spaces) for name in coupling.inputs if name in shapes]
-    plans = [(layer, scope) for layer in layers for scope in layer.scopes([len(k) for k in kept])]
+    plans = [(layer, scope) for layer in layers for scope in layer.scopes([len(k) for k in sizes])]
     asked: set[LayerShape] = set()
     for layer, scope in plans:
-        asked |= {layer.at(scope, c, kept) for c in product(*(range(len(kept[v])) for v in scope))}
+        asked |= {layer.at(scope, c, sizes) for c in product(*(range(len(sizes[v])) for v in scope))}
     price = prices(asked)
     costs: list[Table] = []
     for layer, scope in plans:
-        table = np.empty([len(kept[v]) for v in scope])
+        table = np.empty([len(sizes[v]) for v in scope])
         for choice in np.ndindex(table.shape):
             table[choice] = (
-                price[layer.at(scope, choice, kept)] * layer.calls * layer.part(scope, choice, kept)
+                price[layer.at(scope, choice, sizes)] * layer.calls * layer.part(scope, choice, sizes)
             )
         costs.append((scope, table))
-    return Problem(kept, values, costs, _activations(layers, shapes, kept))
+    return Problem(sizes, values, costs, _activations(layers, shapes, sizes))
 
 
 def solve(problem: Problem, budget: float, extra: Sequence[Table] = ()) -> list[int]:
@@ -95,7 +95,7 @@ def solve(problem: Problem, budget: float, extra: Sequence[Table] = ()) -> list[
         BadInput: even the narrowest widths cost more; the least reachable is told.
     """
     costs = [*problem.costs, *extra]
-    domains = [len(kept) for kept in problem.kept]
+    domains = [len(sizes) for sizes in problem.kept]
     unit = total(costs, problem.full()) or 1.0
     values: list[Table] = [((at,), -v) for at, v in enumerate(problem.values)]
 
@@ -127,8 +127,8 @@ def _filled(problem: Problem, costs: Sequence[Table], choice: list[int], budget:
     """Widen what still fits: prices reach only the corners of the trade-off."""
     while True:
         now, steps = total(costs, choice), []
-        for at, kept in enumerate(problem.kept):
-            for up in range(choice[at] + 1, len(kept)):
+        for at, sizes in enumerate(problem.kept):
+            for up in range(choice[at] + 1, len(sizes)):
                 wider = [*choice[:at], up, *choice[at + 1 :]]
                 cost = total(costs, wider)
                 if cost <= budget:
@@ -139,25 +139,25 @@ def _filled(problem: Problem, costs: Sequence[Table], choice: list[int], budget:
         choice = max(steps)[1]
 
 
-def _kept(space: Space, step: int, max_cut: float) -> np.ndarray:
-    """Sets kept by each choice: widths that are multiples of `step`, and all."""
+def _sizes(space: Space, step: int, max_cut: float) -> np.ndarray:
+    """Sizes to choose from, in sets kept: widths that are multiples of `step`, and all."""
     fixed = space.width - len(space.sets) * space.per_set
     least = max(1, int(np.ceil((1 - max_cut) * len(space.sets) - 1e-9)))
     widths = range(step, space.width, step)
-    kept = {(width - fixed) // space.per_set for width in widths if (width - fixed) % space.per_set == 0}
-    return np.array(sorted({k for k in kept if least <= k < len(space.sets)} | {len(space.sets)}))
+    multiples = {(width - fixed) // space.per_set for width in widths if (width - fixed) % space.per_set == 0}
+    return np.array(sorted({k for k in multiples if least <= k < len(space.sets)} | {len(space.sets)}))
 
 
 def _values(
     spaces: Sequence[Space],
     scores: Scores,
     coupling: Coupling,
-    kept: Sequence[np.ndarray],
+    sizes: Sequence[np.ndarray],
     settings: Structure,
 ) -> list[np.ndarray]:
     """Importance kept by each choice: Taylor's is in units of the loss, norms count by share."""
     sums = []
-    for space, counts in zip(spaces, kept, strict=True):
+    for space, counts in zip(spaces, sizes, strict=True):
         largest = np.sort(importances(space, scores, coupling))[::-1]
         summed = np.concatenate([[0.0], np.cumsum(largest)])
         sums.append(summed[counts] / (1.0 if settings.pruner == "taylor" else summed[-1] or 1.0))
@@ -166,19 +166,19 @@ def _values(
 
 
 def _activations(
-    layers: Sequence["_Layer"], shapes: Mapping[str, tuple[LayerShape, int]], kept: Sequence[np.ndarray]
+    layers: Sequence["_Layer"], shapes: Mapping[str, tuple[LayerShape, int]], sizes: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """Output elements by choice, as fractions of all; what no space decides is shared out evenly."""
-    found = [np.zeros(len(k)) for k in kept]
+    elements = [np.zeros(len(k)) for k in sizes]
     whole = 0.0
     for layer in layers:
         shape = shapes[layer.name][0]
         pixels = shape.macs / (shape.inputs // shape.groups * shape.outputs * np.prod(shape.kernel))
         whole += shape.outputs * pixels
         for at, channels in layer.outs.items():
-            found[at] += channels * kept[at] * pixels
-    rest = 1 - sum(f[-1] for f in found) / whole
-    return [f / whole + rest / len(kept) for f in found]
+            elements[at] += channels * sizes[at] * pixels
+    rest = 1 - sum(f[-1] for f in elements) / whole
+    return [f / whole + rest / len(sizes) for f in elements]
 
 
 @dataclass(frozen=True)
@@ -205,21 +205,25 @@ class _Layer:
             return [together]
         return [tuple(sorted({at, *self.outs})) for at in self.ins]
 
-    def at(self, scope: Sequence[int], choice: Sequence[int], kept: Sequence[np.ndarray]) -> LayerShape:
+    def at(self, scope: Sequence[int], choice: Sequence[int], sizes: Sequence[np.ndarray]) -> LayerShape:
         """Its shape when the spaces of `scope` are chosen so and all others are whole."""
-        counts = {at: kept[at][c] for at, c in zip(scope, choice, strict=True)}
+        counts = {at: sizes[at][c] for at, c in zip(scope, choice, strict=True)}
         whole = len(scope) < len(set(self.ins) | set(self.outs))  # a partial sum: inputs are shared out
-        inputs = self.base_in + sum(n * (kept[at][-1] if whole else counts[at]) for at, n in self.ins.items())
+        inputs = self.base_in + sum(
+            n * (sizes[at][-1] if whole else counts[at]) for at, n in self.ins.items()
+        )
         outputs = self.base_out + sum(n * counts[at] for at, n in self.outs.items())
         return with_widths(self.shape, round(inputs), round(outputs))
 
-    def part(self, scope: Sequence[int], choice: Sequence[int], kept: Sequence[np.ndarray]) -> float:
+    def part(self, scope: Sequence[int], choice: Sequence[int], sizes: Sequence[np.ndarray]) -> float:
         """The share of its cost that this scope answers for: 1, or its share of the inputs."""
         if len(scope) == len(set(self.ins) | set(self.outs)):
             return 1.0
-        counts = {at: kept[at][c] for at, c in zip(scope, choice, strict=True)}
-        (own,) = set(scope) - set(self.outs) or set(scope)
-        return self.ins[own] * counts[own] / sum(n * kept[at][-1] for at, n in self.ins.items())
+        counts = {at: sizes[at][c] for at, c in zip(scope, choice, strict=True)}
+        (input_space,) = set(scope) - set(self.outs) or set(scope)
+        return (
+            self.ins[input_space] * counts[input_space] / sum(n * sizes[at][-1] for at, n in self.ins.items())
+        )
 
 
 def _layer(name: str, called: tuple[LayerShape, int], coupling: Coupling, spaces: Sequence[Space]) -> _Layer:

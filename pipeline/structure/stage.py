@@ -60,15 +60,17 @@ def prune_channels(
     spaces = spaces_to_prune(module, coupling, settings)
     tell(0.1, f"{settings.pruner} looks for channels")
     scores = channel_scores(module, spaces, settings, images, seed)
-    wanted, chosen_how = (
+    removal_counts, chosen_how = (
         counts(spaces, scores, coupling) if counts else (removals(spaces, scores, coupling, settings), {})
     )
     if settings.schedule:
         tell(0.2, "training with growing masks")
-        module, removed = mask_while_training(module, coupling, spaces, wanted, settings, images, seed)
+        module, removed = mask_while_training(
+            module, coupling, spaces, removal_counts, settings, images, seed
+        )
         network = network.with_module(module)
     else:
-        removed = choose(spaces, wanted, scores, coupling)
+        removed = choose(spaces, removal_counts, scores, coupling)
     tell(0.6, "rebuilding")
     rebuilt, proof = rebuilt_network(
         network, module, coupling, removed, settings, images.inputs[:PROOF_IMAGES]
@@ -139,8 +141,10 @@ def channel_scores(
         if getattr(module.get_submodule(name), "groups", 1) == 1
     ]
     drawn = batches(images, TAYLOR_BATCH, seed) if settings.pruner == "taylor" else iter(())
-    given = [next(drawn) for _ in range(settings.taylor_batches)] if settings.pruner == "taylor" else []
-    return nni_room.scores(module, settings.pruner, layers, given)
+    taylor_batches = (
+        [next(drawn) for _ in range(settings.taylor_batches)] if settings.pruner == "taylor" else []
+    )
+    return nni_room.scores(module, settings.pruner, layers, taylor_batches)
 
 
 def batches(images: Images, size: int, seed: int) -> Iterator[nni_room.Batch]:
@@ -189,7 +193,7 @@ def mask_while_training(
                 )
             remove[name] = (count, f"space{at}")
     steps = max(plan.rounds, round(plan.epochs * len(images) / plan.batch_size))
-    trained, kept = nni_room.trained_masks(
+    trained, keep_masks = nni_room.trained_masks(
         module,
         settings.pruner,
         remove,
@@ -199,8 +203,8 @@ def mask_while_training(
         steps,
         plan.learning_rate,
     )
-    gone = [coupling.outputs[name][~keep.numpy()] for name, keep in kept.items()]
-    return trained, np.unique(np.concatenate(gone)) if gone else np.array([], np.int64)
+    removed = [coupling.outputs[name][~keep.numpy()] for name, keep in keep_masks.items()]
+    return trained, np.unique(np.concatenate(removed)) if removed else np.array([], np.int64)
 
 
 def rebuilt_network(
@@ -232,17 +236,17 @@ def rebuilt_network(
     rebuilt = network.with_tensors(narrowed(module, coupling, removed), forms={})
     check_runs(rebuilt.module(), inputs[:2])
     difference, gap = prove(module, rebuilt.module(), coupling, removed, inputs)
-    told = {"rebuilt_by": "tersor", "masked_max_abs_diff": difference, "conv_mask_max_abs_diff": gap}
-    return rebuilt, told | ({"not_by_nni": why} if why else {})
+    details = {"rebuilt_by": "tersor", "masked_max_abs_diff": difference, "conv_mask_max_abs_diff": gap}
+    return rebuilt, details | ({"not_by_nni": why} if why else {})
 
 
 def _by_nni(
     network: Network, module: nn.Module, coupling: Coupling, removed: np.ndarray, images: torch.Tensor
 ) -> tuple[Network, dict[str, Any]]:
-    kept = {name: torch.from_numpy(coupling.keep(name, removed)) for name in coupling.layers()}
-    kept = {name: keep for name, keep in kept.items() if not bool(keep.all())}
-    rebuilt = network.with_tensors(nni_room.speed_up(module, images[:2], kept), forms={})
-    check_widths(rebuilt, kept)
+    keep_masks = {name: torch.from_numpy(coupling.keep(name, removed)) for name in coupling.layers()}
+    keep_masks = {name: keep for name, keep in keep_masks.items() if not bool(keep.all())}
+    rebuilt = network.with_tensors(nni_room.speed_up(module, images[:2], keep_masks), forms={})
+    check_widths(rebuilt, keep_masks)
     check_runs(rebuilt.module(), images[:2])
     difference, gap = prove(module, rebuilt.module(), coupling, removed, images)
     return rebuilt, {

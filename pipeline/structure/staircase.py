@@ -53,15 +53,15 @@ class Staircase:
         self, shapes: Iterable[LayerShape], progress: Callable[[float], None] = lambda _: None
     ) -> Mapping[LayerShape, float]:
         """Latency of each shape in milliseconds; those not known yet are timed and kept."""
-        wanted = set(shapes)
-        missing = [shape for shape in wanted if shape.key() not in self.known]
+        distinct = set(shapes)
+        missing = [shape for shape in distinct if shape.key() not in self.known]
         if missing:
             timed = time_layers(missing, **vars(self.setting), progress=progress)
             # what another process has kept meanwhile stays as it is
             self.known = {shape.key(): ms for shape, ms in timed.items()} | self.known | self._read()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, {"machine": self.machine, "latency_ms": self.known})
-        return {shape: self.known[shape.key()] for shape in wanted}
+        return {shape: self.known[shape.key()] for shape in distinct}
 
     def _read(self) -> dict[str, float]:
         if not self.path.is_file():
@@ -72,7 +72,7 @@ class Staircase:
 
 def layer_shapes(module: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, tuple[LayerShape, int]]:
     """Conv and Linear layers of a network: name -> (shape, how often it is called), in the order of calls."""
-    found: dict[str, tuple[LayerShape, int]] = {}
+    shapes: dict[str, tuple[LayerShape, int]] = {}
 
     def note(name: str, layer: Any, image: torch.Tensor) -> None:
         """Record one call."""
@@ -90,7 +90,7 @@ def layer_shapes(module: nn.Module, input_shape: tuple[int, int, int]) -> dict[s
                 layer.groups,
                 (int(image.shape[2]), int(image.shape[3])),
             )
-        found[name] = shape, found.get(name, (shape, 0))[1] + 1
+        shapes[name] = shape, shapes.get(name, (shape, 0))[1] + 1
 
     handles = [
         layer.register_forward_pre_hook(lambda layer, inputs, name=name: note(name, layer, inputs[0]))
@@ -103,7 +103,7 @@ def layer_shapes(module: nn.Module, input_shape: tuple[int, int, int]) -> dict[s
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return shapes
 
 
 def with_widths(shape: LayerShape, inputs: int, outputs: int) -> LayerShape:
@@ -119,12 +119,12 @@ def steps(widths: Sequence[int], latencies_ms: Sequence[float]) -> list[int]:
         widths: ascending.
         latencies_ms: of the same layer at these widths.
     """
-    kept, least = [], float("inf")
+    step_widths, least = [], float("inf")
     for width, latency in zip(reversed(widths), reversed(latencies_ms), strict=True):
         if latency * SAME_STEP < least:
-            kept.append(width)
+            step_widths.append(width)
             least = latency
-    return kept[::-1]
+    return step_widths[::-1]
 
 
 def sweep(

@@ -1,4 +1,4 @@
-"""Which channel sets to remove: how many of each space of layers, and which ones."""
+"""Removal: which channel sets go, how many of each space of layers and which ones."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -44,12 +44,12 @@ def spaces_to_prune(module: nn.Module, coupling: Coupling, settings: Structure) 
     candidates = [name for name in coupling.layers() if _candidate(module.get_submodule(name), settings)]
     chosen = matching(candidates, settings.layers, where) if settings.layers else set(candidates)
     chosen -= matching(candidates, settings.exclude, where)
-    found = []
+    spaces = []
     for names in coupling.spaces(coupling.layers()):
-        own = [name for name in names if name in candidates]
-        if own and set(own) <= chosen:
-            found.append(_space(coupling, names))
-    if not found:
+        prunable = [name for name in names if name in candidates]
+        if prunable and set(prunable) <= chosen:
+            spaces.append(_space(coupling, names))
+    if not spaces:
         why = sorted(set(coupling.fixed.values()))
         raise BadInput(
             "there is no layer whose channels could be pruned",
@@ -57,7 +57,7 @@ def spaces_to_prune(module: nn.Module, coupling: Coupling, settings: Structure) 
             where=f"{where}, settings `layers` and `exclude`",
             todo="An operation that is not known here can be written with known ones (docs/structure.md)",
         )
-    return found
+    return spaces
 
 
 def removals(spaces: list[Space], scores: Scores, coupling: Coupling, settings: Structure) -> list[int]:
@@ -80,9 +80,9 @@ def removals(spaces: list[Space], scores: Scores, coupling: Coupling, settings: 
 
 def count(space: Space, sparsity: float, align: int | None) -> int:
     """Sets to remove of a space; at least one stays."""
-    kept = kept_width(space.width, sparsity, align)
+    remaining = kept_width(space.width, sparsity, align)
     movable = len(space.sets) * space.per_set == space.width  # else fixed ones stay beside them
-    return min((space.width - kept) // space.per_set, len(space.sets) - movable)
+    return min((space.width - remaining) // space.per_set, len(space.sets) - movable)
 
 
 def kept_width(width: int, sparsity: float, align: int | None) -> int:
@@ -95,19 +95,19 @@ def kept_width(width: int, sparsity: float, align: int | None) -> int:
 def choose(spaces: list[Space], counts: Iterable[int], scores: Scores, coupling: Coupling) -> np.ndarray:
     """The `counts` least important sets of each space, int64, sorted; no layer loses all its channels."""
     removed: list[int] = []
-    for space, wanted in zip(spaces, counts, strict=True):
+    for space, quota in zip(spaces, counts, strict=True):
         left = {name: set(np.unique(coupling.outputs[name]).tolist()) for name in space.layers}
         importance = importances(space, scores, coupling)
-        gone = 0
+        taken = 0
         for at in np.argsort(importance, kind="stable"):
             chosen = int(space.sets[at])
             touched = [name for name in space.layers if chosen in left[name]]
-            if gone == wanted or any(len(left[name]) == 1 for name in touched):
+            if taken == quota or any(len(left[name]) == 1 for name in touched):
                 continue
             for name in touched:
                 left[name].discard(chosen)
             removed.append(chosen)
-            gone += 1
+            taken += 1
     return np.array(sorted(removed), np.int64)
 
 
@@ -132,8 +132,8 @@ def _candidate(layer: nn.Module, settings: Structure) -> bool:
 def _space(coupling: Coupling, names: list[str]) -> Space:
     free = np.unique(np.concatenate([coupling.free(name) for name in names]))
     # Of the layers with the most free sets (a concatenation has those of all it joins) the narrowest.
-    own = min(names, key=lambda name: (-len(coupling.free(name)), len(coupling.outputs[name])))
-    sets = coupling.outputs[own]
+    narrowest = min(names, key=lambda name: (-len(coupling.free(name)), len(coupling.outputs[name])))
+    sets = coupling.outputs[narrowest]
     per_set = max(1, len(sets) // len(np.unique(sets)))
     return Space(tuple(names), free, max(len(sets), len(free) * per_set), per_set)
 
@@ -141,21 +141,21 @@ def _space(coupling: Coupling, names: list[str]) -> Space:
 def _per_layer_sparsities(spaces: list[Space], settings: Structure) -> list[float]:
     where = f"stage `{settings.name}`, setting `per_layer`"
     layers = [name for space in spaces for name in space.layers]
-    given: dict[str, float] = {}
+    layer_sparsities: dict[str, float] = {}
     for pattern, sparsity in settings.per_layer.items():
-        given.update(dict.fromkeys(matching(layers, [pattern], where), sparsity))
-    found = []
+        layer_sparsities.update(dict.fromkeys(matching(layers, [pattern], where), sparsity))
+    sparsities = []
     for space in spaces:
-        own = {name: given[name] for name in space.layers if name in given}
-        if len(set(own.values())) > 1:
+        in_space = {name: layer_sparsities[name] for name in space.layers if name in layer_sparsities}
+        if len(set(in_space.values())) > 1:
             raise BadInput(
                 "layers whose channels go together were given different sparsities",
-                got=", ".join(f"{name}: {value:g}" for name, value in own.items()),
+                got=", ".join(f"{name}: {value:g}" for name, value in in_space.items()),
                 where=where,
                 todo="Give all of them one value, or only one of them",
             )
-        found.append(next(iter(own.values()), settings.sparsity))
-    return found
+        sparsities.append(next(iter(in_space.values()), settings.sparsity))
+    return sparsities
 
 
 def _global_sparsities(
@@ -169,5 +169,5 @@ def _global_sparsities(
         relative += [(value / mean, at) for value in np.sort(importance)[:first]]
     relative.sort()
     total = int(settings.sparsity * sum(len(space.sets) for space in spaces))
-    gone = np.bincount([at for _, at in relative[:total]], minlength=len(spaces))
-    return [n * s.per_set / s.width for n, s in zip(gone, spaces, strict=True)]
+    counts = np.bincount([at for _, at in relative[:total]], minlength=len(spaces))
+    return [n * s.per_set / s.width for n, s in zip(counts, spaces, strict=True)]

@@ -1,8 +1,8 @@
 """Keep in fine-tuning what compression put into the weights: read off the values, held by parametrizations.
 
-Zeros stay zero, shared values stay shared (the gradient goes to the centroids), linear b-bit values are
-trained through a straight-through estimator. `torch.nn.utils.parametrize` does the bookkeeping and bakes
-away to plain tensors.
+Zeros stay zero, shared values stay shared (the gradient goes to the centroids), uniformly
+quantized values are trained through a straight-through estimator. `torch.nn.utils.parametrize` does the
+bookkeeping and bakes away to plain tensors.
 """
 
 from collections.abc import Collection

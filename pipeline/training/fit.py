@@ -141,7 +141,7 @@ class _Run:
             total, right, seen = total + loss * len(chosen), right + hits, seen + len(chosen)
             done = (self.epoch + (step + 1) / self.batches) / self.settings.epochs
             progress(done, self._words())
-        found = evaluate(self.module, self.validation, precision=self.settings.precision)
+        evaluation = evaluate(self.module, self.validation, precision=self.settings.precision)
         self.epoch += 1
         self.seconds += time.monotonic() - began
         self.cpu_seconds += time.process_time() - cpu_began
@@ -150,14 +150,14 @@ class _Run:
                 "epoch": self.epoch,
                 "train_loss": total / seen,
                 "train_accuracy_fraction": right / seen,
-                "validation_loss": found.loss,
-                "validation_accuracy_fraction": found.accuracy_fraction,
+                "validation_loss": evaluation.loss,
+                "validation_accuracy_fraction": evaluation.accuracy_fraction,
                 "seconds": round(self.seconds, 3),
                 "cpu_seconds": round(self.cpu_seconds, 3),
                 **self.sparse.sparsity(),
             }
         )
-        self._remember_best(found.loss)
+        self._remember_best(evaluation.loss)
         progress(self.epoch / self.settings.epochs, self._words())
 
     def _step(self, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
@@ -180,9 +180,9 @@ class _Run:
         """Softened outputs against the teacher's (Hinton, Vinyals and Dean, arXiv:1503.02531)."""
         assert self.teach is not None
         with torch.no_grad(), autocast(self.device, self.settings.precision):
-            wanted = self.teach(inputs).float()
+            teacher_logits = self.teach(inputs).float()
         ours = functional.log_softmax(logits.float() / TEMPERATURE, 1)
-        theirs = functional.log_softmax(wanted / TEMPERATURE, 1)
+        theirs = functional.log_softmax(teacher_logits / TEMPERATURE, 1)
         return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * TEMPERATURE**2
 
     def _check(self, loss: float, step: int) -> None:

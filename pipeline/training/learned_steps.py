@@ -1,4 +1,4 @@
-"""Grids in training: values rounded forward, gradients passed straight through, scales learned if asked.
+"""Quantization-aware training: rounded forward, gradients straight through, scales learned if asked.
 
 Learned step sizes after LSQ (Esser et al., arXiv:1902.08153): inside the grid the derivative of a rounded
 value by its scale is round(v) - v with v = x / scale, outside it is the grid's end; the gradient is divided
@@ -148,14 +148,14 @@ def simulated(network: Network) -> nn.Module:
 
 def take_grids(module: nn.Module) -> dict[str, Activation]:
     """The input grids as trained, removed from `module` in place."""
-    found = {}
+    grids = {}
     for name, layer in module.named_modules():
         if isinstance(grid := getattr(layer, "input_grid", None), InputGrid):
-            found[name] = grid.now()
+            grids[name] = grid.now()
             if grid.handle is not None:
                 grid.handle.remove()
             del layer.input_grid
-    return found
+    return grids
 
 
 def learned_forms(module: nn.Module, network: Network) -> dict[str, Form]:

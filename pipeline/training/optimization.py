@@ -46,11 +46,11 @@ def compiled(module: nn.Module) -> Callable[[Tensor], Tensor]:
     Raises:
         Unavailable: there is no C++ compiler, which compiling for a CPU takes.
     """
-    wanted = os.environ.get("CXX", "g++")
-    if next(module.parameters()).device.type == "cpu" and shutil.which(wanted) is None:
+    compiler = os.environ.get("CXX", "g++")
+    if next(module.parameters()).device.type == "cpu" and shutil.which(compiler) is None:
         raise Unavailable(
             "no C++ compiler for `compiled: true`",
-            got=f"no {wanted} on the PATH",
+            got=f"no {compiler} on the PATH",
             where="the training's settings",
             todo="Install g++, or leave `compiled` out, which is slower",
         )

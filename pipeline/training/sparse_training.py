@@ -28,7 +28,9 @@ class SparseTraining:
         self.free = _free_weights(module, network) if self.ramp or self.penalty else {}
         self.ramped = _ramped(network, self.ramp, self.free, where) if self.ramp else {}
         layers = [name.removesuffix(".weight") for name in self.ramped]
-        self.own = by_weight(by_layer(layers, self.ramp.per_layer, f"{where}, ramp")) if self.ramp else {}
+        self.final_amounts = (
+            by_weight(by_layer(layers, self.ramp.per_layer, f"{where}, ramp")) if self.ramp else {}
+        )
         self.masks = {
             name: weight.detach().ne(0)
             if network.form(name).pruned
@@ -37,8 +39,8 @@ class SparseTraining:
         }
         self.length = 0
         if self.ramp:
-            given = len(self.ramp.amounts) or self.ramp.epochs
-            self.length = given or max(1, round(settings.epochs * 2 / 3))
+            ramp_epochs = len(self.ramp.amounts) or self.ramp.epochs
+            self.length = ramp_epochs or max(1, round(settings.epochs * 2 / 3))
 
     @property
     def names(self) -> Collection[str]:
@@ -71,7 +73,7 @@ class SparseTraining:
                 {name: weight.detach() * self.masks[name] for name, weight in self.ramped.items()},
                 self.ramp.method,
                 amount(),
-                {name: amount(own) for name, own in self.own.items()},
+                {name: amount(final_amount) for name, final_amount in self.final_amounts.items()},
             )
             for name, weight in self.ramped.items():
                 self.masks[name] &= pruned[name].ne(0)
@@ -140,13 +142,13 @@ def _free_weights(module: nn.Module, network: Network) -> dict[str, Tensor]:
     """Trainable weights of Conv and Linear layers that are neither shared nor on a grid, by tensor name."""
     from tersor.models.layers import is_weight
 
-    found = {}
+    weights = {}
     for layer_name, layer in module.named_modules():
         name = f"{layer_name}.weight"
         if is_weight(layer) and network.form(name).kind == "dense":
-            held = getattr(layer, "parametrizations", None)
-            found[name] = held.weight.original if held is not None else layer.weight
-    return found
+            parametrizations = getattr(layer, "parametrizations", None)
+            weights[name] = parametrizations.weight.original if parametrizations is not None else layer.weight
+    return weights
 
 
 def _ramped(network: Network, ramp: Ramp, free: dict[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Grids for the inputs of layers, from the values that calibration images bring there.
+"""Activation quantization: grids for the inputs of layers, from the values of calibration images.
 
 Two passes: the extremes of each layer's input, then a histogram between them. Zero is always a value of the
 grid, exactly: padding and ReLU are full of it. Entropy: the range with the least Kullback-Leibler divergence
@@ -46,7 +46,7 @@ def calibrate(
     """
     where = f"stage `{settings.name}`"
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
-    own = by_layer(layers, settings.per_layer, where)
+    layer_bits = by_layer(layers, settings.per_layer, where)
     if not len(images):
         raise BadInput("there are no calibration images", wanted="at least one", where=where)
     module, inputs = network.module(), torch.from_numpy(np.ascontiguousarray(images, np.float32))
@@ -56,11 +56,11 @@ def calibrate(
     progress(0.9, "histograms")
     grids, rows = dict(network.activations), []
     for layer, (low, high) in extremes.items():
-        bits = own.get(layer, settings.bits)
+        bits = layer_bits.get(layer, settings.bits)
         counts, zeros = histograms[layer]
         first, last = RANGES[settings.method](counts, zeros, low, high, bits, settings.percentile)
         grids[layer] = grid_between(first, last, bits)
-        rows.append({"layer": layer, **_told(grids[layer], low, high, counts, zeros)})
+        rows.append({"layer": layer, **_row(grids[layer], low, high, counts, zeros)})
     return replace(network, activations=grids), {"method": settings.method, "layers": rows}
 
 
@@ -78,7 +78,7 @@ def _watch(module: nn.Module, layers: Mapping[str, Any] | list[str], inputs: Ten
     """Run all images and show each layer's input to `see(layer, tensor)`."""
     handles = [
         module.get_submodule(name).register_forward_pre_hook(
-            lambda _, given, name=name: see(name, given[0].detach())
+            lambda _, arguments, name=name: see(name, arguments[0].detach())
         )
         for name in layers
     ]
@@ -94,7 +94,7 @@ def _watch(module: nn.Module, layers: Mapping[str, Any] | list[str], inputs: Ten
 def _extremes(
     module: nn.Module, layers: list[str], inputs: Tensor, where: str
 ) -> dict[str, tuple[float, float]]:
-    found: dict[str, tuple[float, float]] = {}
+    extremes: dict[str, tuple[float, float]] = {}
 
     def see(layer: str, values: Tensor) -> None:
         """Widen the layer's range."""
@@ -106,11 +106,11 @@ def _extremes(
                 where=f"{where}, input of layer {layer!r}",
                 todo="Check the calibration images and the weights before this layer",
             )
-        before = found.get(layer, (low, high))
-        found[layer] = min(low, before[0]), max(high, before[1])
+        before = extremes.get(layer, (low, high))
+        extremes[layer] = min(low, before[0]), max(high, before[1])
 
     _watch(module, layers, inputs, see)
-    return {layer: found[layer] for layer in layers if layer in found}
+    return {layer: extremes[layer] for layer in layers if layer in extremes}
 
 
 def _histograms(
@@ -171,9 +171,9 @@ def _entropy(
         # spread evenly over the bins that it stands for
         within = seen & (centres >= low * ratio) & (centres <= high * ratio)
         spread = np.bincount(level, within, 2**bits)[level]
-        held = np.bincount(level, counts * within, 2**bits)[level]
+        level_counts = np.bincount(level, counts * within, 2**bits)[level]
         clipped = total - (counts * within).sum()
-        model = np.where(within & (spread > 0), held / np.maximum(spread, 1), 0)
+        model = np.where(within & (spread > 0), level_counts / np.maximum(spread, 1), 0)
         truth = counts * within
         ends = np.flatnonzero(within)
         if not len(ends):
@@ -198,7 +198,7 @@ def _centres(low: float, high: float) -> np.ndarray:
     return (edges[1:] + edges[:-1]) / 2
 
 
-def _told(grid: Activation, low: float, high: float, counts: np.ndarray, zeros: int) -> dict[str, Any]:
+def _row(grid: Activation, low: float, high: float, counts: np.ndarray, zeros: int) -> dict[str, Any]:
     first = -grid.zero_point * grid.scale
     last = first + (2**grid.bits - 1) * grid.scale
     centres = _centres(low, high)

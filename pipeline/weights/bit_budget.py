@@ -61,8 +61,12 @@ def quantize_within(
     chosen = fixed | bits_within(points, sizes, left, where)
     rounded, details = quantize_weights(network, settings.model_copy(update={"per_layer": chosen}))
     mean = sum(sizes[layer] * bits for layer, bits in chosen.items()) / sum(sizes.values())
-    found = {"amounts": chosen, "bits_per_weight": mean, "sensitivity": [vars(point) for point in points]}
-    return rounded, details | found
+    budget = {
+        "amounts": chosen,
+        "bits_per_weight": mean,
+        "sensitivity": [vars(point) for point in points],
+    }
+    return rounded, details | budget
 
 
 def bits_within(
@@ -98,8 +102,8 @@ def bits_within(
     best, picks = np.zeros(room + 1), list[np.ndarray]()
     for layer, (bits, cost) in zip(layers, options):
         now, pick = np.full(room + 1, np.inf), np.zeros(room + 1, np.int64)
-        for index, (own, loss) in enumerate(zip(bits, cost)):
-            size = int(np.ceil(sizes[layer] * (own - bits[-1]) / unit))
+        for index, (bit_width, loss) in enumerate(zip(bits, cost)):
+            size = int(np.ceil(sizes[layer] * (bit_width - bits[-1]) / unit))
             if size > room:
                 continue
             tried = np.concatenate([np.full(size, np.inf), best[: room + 1 - size] + loss])

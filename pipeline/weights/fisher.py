@@ -43,8 +43,8 @@ def fisher(
         for name, grad in zip(named, grads):
             sums[name] += grad.square()
         progress(min(1.0, (start + BATCH) / len(inputs)), "what an error costs in each layer")
-    found = {}
+    information = {}
     for name, total in sums.items():
         alive = named[name] != 0 if network.form(name).pruned else torch.ones_like(total, dtype=torch.bool)
-        found[name] = float(total[alive].double().mean()) / len(inputs) if bool(alive.any()) else 0.0
-    return found
+        information[name] = float(total[alive].double().mean()) / len(inputs) if bool(alive.any()) else 0.0
+    return information

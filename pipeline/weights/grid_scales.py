@@ -66,8 +66,8 @@ def fitted(rows: Tensor, grid: tuple[Tensor, Tensor, Tensor], rule: Rule, percen
     for begin in range(0, len(rows), step):
         part = slice(begin, begin + step)
         units = (rows[part] / widest[part]).float()  # in largest steps: nothing can overflow when squared
-        own = (units, first[part].float(), last[part].float())
-        ratio = _percentile(*own, percentile) if rule == "percentile" else _least_error(*own)
+        block = (units, first[part].float(), last[part].float())
+        ratio = _percentile(*block, percentile) if rule == "percentile" else _least_error(*block)
         scale[part] = widest[part] * ratio.double()
     return scale
 

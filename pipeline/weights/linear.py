@@ -1,4 +1,4 @@
-"""Uniform b-bit weights: value = scale x integer."""
+"""Uniform (affine) quantization of weights to b bits: value = scale x integer."""
 
 from typing import Any
 
@@ -25,9 +25,9 @@ def quantize_weights(network: Network, settings: Linear) -> tuple[Network, dict[
     where = f"stage `{settings.name}`"
     tensors, forms, rows = dict(network.tensors), dict(network.forms), []
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
-    own = by_layer(layers, settings.per_layer, where)
+    layer_bits = by_layer(layers, settings.per_layer, where)
     for layer in layers:
-        name, bits = f"{layer}.weight", own.get(layer, settings.bits)
+        name, bits = f"{layer}.weight", layer_bits.get(layer, settings.bits)
         weight, old = tensors[name], network.form(name)
         if not bool(weight.isfinite().all()):
             raise BadInput("a weight is NaN or infinite", where=f"{where}, tensor {name!r}")

@@ -52,10 +52,10 @@ def _read_state(path: Path) -> Any:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?i)unsupported (?:global: )?(?:GLOBAL )?([\w.]+(?: \d+)?)", str(error))
+        match = re.search(r"(?i)unsupported (?:global: )?(?:GLOBAL )?([\w.]+(?: \d+)?)", str(error))
         raise BadInput(
             "the weights file holds code, not only tensors; it was not executed",
-            got=found.group(1) if found else "a pickle of objects",
+            got=match.group(1) if match else "a pickle of objects",
             wanted=WANTED_WEIGHTS,
             where=path,
             todo="Save the state dict alone, better as .safetensors",

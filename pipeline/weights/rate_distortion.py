@@ -1,4 +1,4 @@
-"""Weight sharing that knows what a value costs in the packed file.
+"""Entropy-constrained weight sharing: k-means that knows what a value costs in the packed file.
 
 k-means makes the error small and gives every shared value about the same share of the weights, which is the
 worst case for an entropy coder. Entropy-constrained quantization (Chou, Lookabaugh and Gray 1989) minimises
@@ -58,8 +58,8 @@ def _means(
         counts[at_zero] += zeros
         totals[at_zero] = 0.0
     used = counts > 0
-    kept = np.concatenate(([True], used))  # an interval without values ends where it begins
-    return totals[used] / counts[used], counts[used], cuts[kept]
+    cut_mask = np.concatenate(([True], used))  # an interval without values ends where it begins
+    return totals[used] / counts[used], counts[used], cuts[cut_mask]
 
 
 def _cuts(ordered: np.ndarray, points: np.ndarray, extra: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How much accuracy each layer's compression costs, without retraining; and what to choose from that.
+"""Sensitivity: the accuracy of each layer compressed alone, without retraining; what to choose from that.
 
 One layer at a time is pruned (R1's sweep), rounded to b bits, or shared at b bits, and the network is
 evaluated on images it was not trained on.
@@ -95,14 +95,16 @@ def sensitivity(
     """
     levels = _checked(network, images, method, levels, batch_size)
     chosen = chosen_layers(network, layers or (), (), "sensitivity")
-    made = {level: compressed(network, method, level, chosen, grid=grid) for level in levels}
-    weights = {layer: {at: made[at].tensors[f"{layer}.weight"] for at in levels} for layer in chosen}
-    found = evaluate_each(network, weights, images, reuse=reuse, batch_size=batch_size, progress=progress)
+    networks = {level: compressed(network, method, level, chosen, grid=grid) for level in levels}
+    weights = {layer: {at: networks[at].tensors[f"{layer}.weight"] for at in levels} for layer in chosen}
+    evaluations = evaluate_each(
+        network, weights, images, reuse=reuse, batch_size=batch_size, progress=progress
+    )
     before = cost(network)
     return [
-        _point(method, layer, level, found[layer, level], _touched(before, layer, weight))
-        for layer, own in weights.items()
-        for level, weight in own.items()
+        _point(method, layer, level, evaluations[layer, level], _touched(before, layer, weight))
+        for layer, by_level in weights.items()
+        for level, weight in by_level.items()
     ]
 
 
@@ -130,8 +132,8 @@ def global_sensitivity(
     for level in levels:
         progress(len(points) / len(levels), f"{ALL_LAYERS}, level {level:g}")
         after = compressed(network, method, level, chosen, grid=grid)
-        found = evaluate(after.module().to(images.inputs.device), images, batch_size=batch_size)
-        points.append(_point(method, ALL_LAYERS, level, found, cost(after)))
+        evaluation = evaluate(after.module().to(images.inputs.device), images, batch_size=batch_size)
+        points.append(_point(method, ALL_LAYERS, level, evaluation, cost(after)))
     progress(1.0, f"{len(points)} points")
     return points
 
@@ -181,9 +183,9 @@ def choose(points: Sequence[Point], *, max_drop: float, baseline: float) -> dict
     least = baseline - max_drop - 1e-9
     chosen: dict[str, float] = {}
     for layer in dict.fromkeys(point.layer for point in points):
-        own = sorted((p for p in points if p.layer == layer), key=_hardness)
-        chosen[layer] = 0.0 if own[0].method == "sparsity" else MOST_BITS[own[0].method]
-        for point in own:
+        layer_points = sorted((p for p in points if p.layer == layer), key=_hardness)
+        chosen[layer] = 0.0 if layer_points[0].method == "sparsity" else MOST_BITS[layer_points[0].method]
+        for point in layer_points:
             if not point.accuracy_fraction >= least:
                 break
             chosen[layer] = point.level if point.method == "sparsity" else int(point.level)
@@ -246,14 +248,14 @@ def limited(split: Split, limit: int) -> Split:
     return Split(split.images[order], split.labels[order])
 
 
-def _point(method: Method, layer: str, level: float, found: Evaluation, counted: Cost) -> Point:
+def _point(method: Method, layer: str, level: float, evaluation: Evaluation, counted: Cost) -> Point:
     return Point(
         method,
         layer,
         level,
-        found.accuracy_fraction,
-        found.top5_accuracy_fraction,
-        found.loss,
+        evaluation.accuracy_fraction,
+        evaluation.top5_accuracy_fraction,
+        evaluation.loss,
         counted.nonzero_weights,
         counted.effective_macs,
     )

@@ -1,8 +1,9 @@
-"""Weight sharing: one-dimensional k-means per layer, zeros of pruned layers outside the codebook.
+"""Weight sharing by k-means (Deep Compression, Han et al., arXiv:1510.00149), a codebook a layer.
 
-In one dimension the optimal clusters are intervals of the sorted values. The exact optimum over a fine
-histogram comes from dynamic programming (Wang and Song 2011, Ckmeans.1d.dp) with divide and conquer over
-the monotone split points; Lloyd steps on sorted prefix sums then polish it on the values themselves.
+The zeros of pruned layers stay outside the codebook. In one dimension the optimal clusters are intervals of
+the sorted values. The exact optimum over a fine histogram comes from dynamic programming (Wang and Song 2011,
+Ckmeans.1d.dp) with divide and conquer over the monotone split points; Lloyd steps on sorted prefix sums then
+polish it on the values themselves.
 """
 
 from collections.abc import Mapping
@@ -39,12 +40,12 @@ def share_weights(
     """
     where = f"stage `{settings.name}`"
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
-    own = by_layer(layers, settings.per_layer, where)
+    layer_bits = by_layer(layers, settings.per_layer, where)
     tensors, forms, rows = dict(network.tensors), dict(network.forms), []
     for layer in layers:
         name = f"{layer}.weight"
-        bits = own.get(layer, settings.bits)
-        count = settings.values if settings.values and layer not in own else 2**bits
+        bits = layer_bits.get(layer, settings.bits)
+        count = settings.values if settings.values and layer not in layer_bits else 2**bits
         weight, pruned = tensors[name], network.form(name).pruned
         if not bool(weight.isfinite().all()):
             raise BadInput("a weight is NaN or infinite", where=f"{where}, tensor {name!r}")

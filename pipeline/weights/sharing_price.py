@@ -74,11 +74,11 @@ def _units(network: Network, settings: Sharing, data: Data, seed: int, progress:
         return squares
     limit = 2048
     images = Images.of(data.train.first(limit), data.preprocessing)
-    found = fisher(network, images, seed=seed, limit=limit, progress=progress)
+    information = fisher(network, images, seed=seed, limit=limit, progress=progress)
     # At rate 1 the mean error that a bit is worth equals the mean over all weights of h w^2.
     total = sum(counts.values())
-    mean = sum(counts[n] * found[n] * squares[n] for n in squares) / max(total, 1)
-    return {n: mean / found[n] if found[n] > 0 else squares[n] for n in squares}
+    mean = sum(counts[n] * information[n] * squares[n] for n in squares) / max(total, 1)
+    return {n: mean / information[n] if information[n] > 0 else squares[n] for n in squares}
 
 
 def ideal_bytes(network: Network) -> float:

@@ -27,12 +27,12 @@ def prune_weights(network: Network, settings: Sparsity) -> tuple[Network, dict[s
     """
     where = f"stage `{settings.name}`"
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
-    own = by_weight(by_layer(layers, settings.per_layer, where))
+    layer_amounts = by_weight(by_layer(layers, settings.per_layer, where))
     weights = {f"{layer}.weight": network.tensors[f"{layer}.weight"] for layer in layers}
     if settings.method == "n_of_m":
         pruned = {name: n_of_m(weight, settings.keep, settings.of) for name, weight in weights.items()}
     else:
-        pruned = small_to_zero(weights, settings.method, settings.amount, own)
+        pruned = small_to_zero(weights, settings.method, settings.amount, layer_amounts)
     forms = {name: replace(network.form(name), pruned=True) for name in pruned}
     result = network.with_tensors({**network.tensors, **pruned}, {**network.forms, **forms})
     return result, {"layers": sparsity_table(result)}
@@ -66,8 +66,8 @@ def n_of_m(weight: torch.Tensor, keep: int, of: int) -> torch.Tensor:
     whole = weight.shape[1] // of * of
     groups = weight[:, :whole].transpose(1, -1).unflatten(-1, (-1, of))
     rank = groups.abs().argsort(dim=-1, stable=True).argsort(dim=-1)
-    kept = torch.where(rank >= of - keep, groups, 0.0).flatten(-2).transpose(1, -1)
-    return torch.cat([kept, weight[:, whole:]], 1)
+    largest = torch.where(rank >= of - keep, groups, 0.0).flatten(-2).transpose(1, -1)
+    return torch.cat([largest, weight[:, whole:]], 1)
 
 
 def sparsity_table(network: Network) -> list[dict[str, Any]]:

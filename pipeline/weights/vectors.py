@@ -1,4 +1,4 @@
-"""BatchNorm's four vectors become two, and these and the biases are rounded.
+"""Rounding of BatchNorm and biases: BatchNorm's four vectors become two, rounded as the biases are.
 
 In a network that is compressed a hundredfold these vectors are a third of the file. BatchNorm computes
 w (x - m) / sqrt(v + eps) + b. With w' = w sqrt(1 + eps) / sqrt(v + eps), b' = b - m w / sqrt(v + eps), m' = 0
