@@ -8,10 +8,9 @@ from typing import Any
 
 from tersor.errors import TersorError, Unavailable
 from tersor.files import write_json
+from tersor.machine import THREAD_VARIABLES
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.study.job import Job
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def run_trial(job: Job) -> dict[str, Any]:
