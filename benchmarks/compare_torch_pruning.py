@@ -96,7 +96,7 @@ def ours_at(network: Network, images: Images, speedup: float, pruner: str, profi
             "max_cut": 0.9,
         }
     )
-    counts = structure.counts_for(settings, network, network, profiles, lambda *_: None)
+    counts = structure.counts_for(settings, network, profiles, lambda *_: None)
     pruned, details = structure.prune_channels(network, settings, images, lambda *_: None, counts=counts)
     print(json.dumps(details["search"]), flush=True)
     return pruned

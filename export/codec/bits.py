@@ -162,7 +162,9 @@ def pack_fields(values: NDArray[np.integer], widths: NDArray[np.integer]) -> byt
     return words.astype(">u4").tobytes()[: (total + 7) // 8]
 
 
-def _scatter(words: NDArray[np.uint32], start: int, values: NDArray, widths: NDArray) -> int:
+def _scatter(
+    words: NDArray[np.uint32], start: int, values: NDArray[np.integer], widths: NDArray[np.integer]
+) -> int:
     """Or the fields into 32-bit `words` from bit `start` on; return the bit after the last one."""
     wide = widths.astype(np.int64)
     ends = np.cumsum(wide) + start

@@ -167,7 +167,11 @@ def _check_end(source: ByteReader, stream: memoryview, end: int) -> None:
 
 
 def _decode_streams(
-    data: memoryview, sizes: list[int], table: CodeTable, parts: list[tuple[int, int]], out: NDArray
+    data: memoryview,
+    sizes: list[int],
+    table: CodeTable,
+    parts: list[tuple[int, int]],
+    out: NDArray[np.unsignedinteger],
 ) -> list[int]:
     """Fill `out` from streams that lie back to back; return the bit after each one's last symbol."""
     ends, begin = [], 0

@@ -171,7 +171,7 @@ def _finish(data, begins, sizes, entries, table_bits, stops, out, positions, end
     for j in range(4):
         byte, bit = positions[j], ends[j]
         while byte < stops[j] and bit < sizes[j]:
-            window = 0
+            window: int | np.int64 = 0
             for i in range(3):
                 place = (bit >> 3) + i
                 window = window << 8 | (np.int64(data[begins[j] + place]) if place * 8 < sizes[j] else 0)
@@ -184,7 +184,11 @@ def _finish(data, begins, sizes, entries, table_bits, stops, out, positions, end
 
 
 def decode(
-    data: memoryview, sizes: list[int], table: CodeTable, parts: list[tuple[int, int]], out: NDArray
+    data: memoryview,
+    sizes: list[int],
+    table: CodeTable,
+    parts: list[tuple[int, int]],
+    out: NDArray[np.unsignedinteger],
 ) -> list[int]:
     """Fill [n] uint8 or uint16 `out` from four streams; return the bit after each stream's last symbol.
 

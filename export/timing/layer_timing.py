@@ -143,7 +143,7 @@ def _attributes(shape: LayerShape) -> dict[str, Any]:
 
 def _float_nodes(
     shape: LayerShape, rng: np.random.Generator, dims: tuple[int, ...]
-) -> tuple[list[Any], dict]:
+) -> tuple[list[Any], dict[str, Any]]:
     from onnx import helper
 
     constants = {
@@ -159,7 +159,9 @@ def _float_nodes(
     return nodes, constants
 
 
-def _int8_nodes(shape: LayerShape, rng: np.random.Generator, dims: tuple[int, ...]) -> tuple[list[Any], dict]:
+def _int8_nodes(
+    shape: LayerShape, rng: np.random.Generator, dims: tuple[int, ...]
+) -> tuple[list[Any], dict[str, Any]]:
     from onnx import helper
 
     weights = rng.integers(-127, 128, dims).astype(np.int8)

@@ -103,7 +103,9 @@ class Bench:
         return first, second
 
 
-def check_widths(network: Network, layers: list[str], widths: Mapping[str, tuple[int, ...]]) -> Mapping:
+def check_widths(
+    network: Network, layers: list[str], widths: Mapping[str, tuple[int, ...]]
+) -> Mapping[str, tuple[int, ...]]:
     """The widths to visit: those given, else every one from one below the layer's down to 1.
 
     Args:

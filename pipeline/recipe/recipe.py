@@ -13,7 +13,18 @@ from tersor.pipeline.recipe.settings import Fraction, Name, Settings, StageSetti
 from tersor.pipeline.recipe.structure import Schedule, Search, Structure
 from tersor.pipeline.recipe.training import Augment, Penalty, Ramp, Training
 
-__all__ = ["Augment", "Penalty", "Ramp", "Schedule", "Search", "Settings", "Structure", "Training"]
+__all__ = [
+    "Augment",
+    "Name",
+    "Own",
+    "Penalty",
+    "Ramp",
+    "Schedule",
+    "Search",
+    "Settings",
+    "Structure",
+    "Training",
+]
 
 
 class Train(Training):

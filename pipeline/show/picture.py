@@ -12,7 +12,7 @@ from tersor.pipeline.show.manifest import Json
 from tersor.pipeline.show.palette import ACCENT, INK, MUTED, PAPER, SOFT
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 

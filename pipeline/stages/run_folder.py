@@ -56,6 +56,7 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """What it was made by, resolved."""
+        _ = self.metrics  # tells an unfinished run
         return read_recipe(self.folder / RECIPE)
 
     @property

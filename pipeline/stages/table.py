@@ -125,7 +125,7 @@ def prune_structure(start: Network, settings: Structure, context: Context) -> Re
     torch.manual_seed(context.seed)  # NNI's propagation draws random inputs
     tell, seed = context.progress, context.seed
     baseline = context.baseline() if context.baseline else start
-    counts = structure.counts_for(settings, start, baseline, context.profiles, tell)
+    counts = structure.counts_for(settings, baseline, context.profiles, tell)
     return structure.prune_channels(start, settings, images, tell, seed=seed, counts=counts)
 
 

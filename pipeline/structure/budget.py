@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,11 @@ from tersor.export.timing.benchmark import benchmark
 from tersor.export.timing.layer_timing import LayerShape
 from tersor.models.network import Network
 from tersor.pipeline.recipe.structure import Structure
-from tersor.pipeline.structure.coupling import Coupling
 from tersor.pipeline.structure.elimination import Table, minimise, total
 from tersor.pipeline.structure.narrowing import narrowed
 from tersor.pipeline.structure.search import Problem, pose, solve
 from tersor.pipeline.structure.staircase import SAME_STEP, Setting, Staircase, layer_shapes, with_widths
-from tersor.pipeline.structure.widths import Scores, Space, choose
+from tersor.pipeline.structure.widths import Pruning
 from tersor.progress import Tell
 
 AIM_FRACTION = 0.98
@@ -29,23 +29,31 @@ NEAR_SETS = 16
 """`align: auto` looks this many channels further than planned: a block of ONNX Runtime's convolutions."""
 
 
-def widths_within_budget(
-    network: Network,
-    baseline: Network,
-    settings: Structure,
-    profiles: Path,
-    spaces: list[Space],
-    scores: Scores,
-    coupling: Coupling,
-    tell: Tell,
-) -> tuple[list[int], dict[str, Any]]:
-    """How many sets of each space go so that the network is within `settings.search`.
+@dataclass(frozen=True)
+class Measuring:
+    """What counting by measurement needs.
 
-    Args:
-        network: what is pruned.
-        baseline: what speed-ups and fractions refer to.
-        profiles: folder of measured layer latencies.
-        tell: told the fraction done and a few words.
+    baseline: what speed-ups and fractions refer to.
+    profiles: folder of measured layer latencies.
+    tell: told the fraction done and a few words.
+    """
+
+    baseline: Network
+    profiles: Path
+    tell: Tell
+
+
+Counted = tuple[list[int], dict[str, Any]]
+"""How many sets of each space go, and what there is to tell of how they were chosen."""
+
+
+def by_ratio(pruning: Pruning, _measuring: Measuring) -> Counted:
+    """As many as the settings' sparsity says."""
+    return pruning.removals(), {}
+
+
+def within_budget(pruning: Pruning, measuring: Measuring) -> Counted:
+    """How many sets of each space go so that the network is within `settings.search`.
 
     Returns:
         Sets to remove of each space; and `search`: the budget, and for a budget of time every round's
@@ -54,28 +62,23 @@ def widths_within_budget(
     Raises:
         BadInput: no widths are within the budget.
     """
-    search, module = settings.search, network.module()
+    search, tell = pruning.settings.search, measuring.tell
     assert search is not None
     if not search.timed:
-        return _by_count(network, baseline, settings, spaces, scores, coupling)
-    stairs = Staircase(profiles, Setting(search.threads, search.batch))
+        return _by_count(pruning, measuring.baseline)
+    stairs = Staircase(measuring.profiles, Setting(search.threads, search.batch))
     problem = pose(
-        module,
-        network.input_shape,
-        coupling,
-        spaces,
-        scores,
-        settings,
+        pruning,
         lambda shapes: stairs.measure(shapes, lambda done: tell(0.6 * done, "timing layers at all widths")),
     )
 
     def build(choice: Sequence[int]) -> tuple[Network, list[int]]:
         """The network at these widths, and how many sets go of each space."""
         counts = [int(k[-1] - k[at]) for k, at in zip(problem.kept, choice, strict=True)]
-        removed = choose(spaces, counts, scores, coupling)
-        return network.with_tensors(narrowed(module, coupling, removed), forms={}), counts
+        tensors = narrowed(pruning.module, pruning.coupling, pruning.choose(counts))
+        return pruning.network.with_tensors(tensors, forms={}), counts
 
-    clock = Clock(baseline, search.threads, search.batch)
+    clock = Clock(measuring.baseline, search.threads, search.batch)
     fastest = minimise([len(sizes) for sizes in problem.kept], problem.costs)
     middle = [(low + high) // 2 for low, high in zip(fastest, problem.full(), strict=True)]
     narrowest = [0] * len(problem.kept)
@@ -87,7 +90,7 @@ def widths_within_budget(
             "no widths are within the budget",
             got=f"{allowed:.4g} ms allowed",
             wanted=f"at least {min(times.values()):.4g} ms, what the fastest widths take here",
-            where=f"stage `{settings.name}`, setting `search`",
+            where=f"stage `{pruning.settings.name}`, setting `search`",
             todo="Ask for less, raise max_cut, or let more layers be pruned (`linear`, `layers`)",
         )
     counts, rounds, met = _narrow_down(problem, build, clock, allowed, times, search.rounds, tell)
@@ -184,29 +187,19 @@ class Clock:
         return candidate * self.baseline_ms / baseline
 
 
-def widened_to_steps(
-    network: Network,
-    counts: Sequence[int],
-    profiles: Path,
-    spaces: Sequence[Space],
-    coupling: Coupling,
-    tell: Tell,
-) -> tuple[list[int], dict[str, Any]]:
+def to_the_steps_end(pruning: Pruning, measuring: Measuring) -> Counted:
     """`align: auto`: each space as wide as it can be without taking longer than planned (within 4 %).
 
     The time of a space is that of the layers that write and read it, their other side as it is now.
 
-    Args:
-        counts: sets that would go of each space.
-
     Returns:
         Sets that go, and `aligned`: first layer of the space -> [planned width, width].
     """
-    stairs = Staircase(profiles, Setting())
-    shapes = layer_shapes(network.module(), network.input_shape)
+    stairs, coupling = Staircase(measuring.profiles, Setting()), pruning.coupling
+    shapes = layer_shapes(pruning.module, pruning.network.input_shape)
     widened, aligned = [], dict[str, list[int]]()
-    for at, (space, planned) in enumerate(zip(spaces, counts, strict=True)):
-        tell(at / len(spaces), "timing layers around the planned widths")
+    for at, (space, planned) in enumerate(zip(pruning.spaces, pruning.removals(), strict=True)):
+        measuring.tell(at / len(pruning.spaces), "timing layers around the planned widths")
         reach = range(planned, max(-1, planned - NEAR_SETS // space.per_set - 1), -1)
         times = []
         for fewer in reach:
@@ -227,18 +220,24 @@ def widened_to_steps(
     return widened, {"aligned": aligned}
 
 
-def _by_count(
-    network: Network,
-    baseline: Network,
-    settings: Structure,
-    spaces: list[Space],
-    scores: Scores,
-    coupling: Coupling,
-) -> tuple[list[int], dict[str, Any]]:
+WAYS: Mapping[str, Callable[[Pruning, Measuring], Counted]] = {
+    "ratio": by_ratio,
+    "steps": to_the_steps_end,
+    "budget": within_budget,
+}
+"""The ways to count how many channels go."""
+
+
+def way_of(settings: Structure) -> str:
+    """Which of `WAYS` the settings ask for."""
+    return "budget" if settings.search is not None else "steps" if settings.align == "auto" else "ratio"
+
+
+def _by_count(pruning: Pruning, baseline: Network) -> Counted:
     """Budgets of multiply-adds or parameters, which need no clock."""
     from tersor.models.cost import cost
 
-    search = settings.search
+    search = pruning.settings.search
     assert search is not None
     by_macs = search.macs is not None
 
@@ -246,8 +245,8 @@ def _by_count(
         """Multiply-adds, or weights, of each shape."""
         return {s: float(s.macs if by_macs else s.weights) for s in shapes}
 
-    problem = pose(network.module(), network.input_shape, coupling, spaces, scores, settings, prices)
-    counted, whole = cost(network), cost(baseline)
+    problem = pose(pruning, prices)
+    counted, whole = cost(pruning.network), cost(baseline)
     full = float(counted.macs if by_macs else counted.parameters)
     rest = _rest(problem, full - total(problem.costs, problem.full()))
     budget = (search.macs or 0) * whole.macs if by_macs else (search.parameters or 0) * whole.parameters

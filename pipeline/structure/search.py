@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from torch import nn
 
 from tersor.errors import BadInput
 from tersor.export.timing.layer_timing import LayerShape
-from tersor.pipeline.recipe.structure import Structure
 from tersor.pipeline.structure.coupling import Coupling
 from tersor.pipeline.structure.elimination import Table, minimise, total
 from tersor.pipeline.structure.staircase import layer_shapes, with_widths
-from tersor.pipeline.structure.widths import Scores, Space, importances
+from tersor.pipeline.structure.widths import Pruning, Space, importances
 
 Prices = Callable[[set[LayerShape]], Mapping[LayerShape, float]]
 """What a layer of each shape costs: milliseconds, multiply-adds or parameters."""
@@ -54,20 +52,13 @@ class Problem:
         return float(sum(values[at] for values, at in zip(self.values, choice, strict=True)))
 
 
-def pose(
-    module: nn.Module,
-    input_shape: tuple[int, int, int],
-    coupling: Coupling,
-    spaces: Sequence[Space],
-    scores: Scores,
-    settings: Structure,
-    prices: Prices,
-) -> Problem:
+def pose(pruning: Pruning, prices: Prices) -> Problem:
     """Set up the choice: widths that are multiples of `search.step`, what they keep and what they cost."""
+    settings, coupling, spaces = pruning.settings, pruning.coupling, pruning.spaces
     assert settings.search is not None
     sizes = [_sizes(space, settings.search.step, settings.max_cut) for space in spaces]
-    values = _values(spaces, scores, coupling, sizes, settings)
-    shapes = layer_shapes(module, input_shape)
+    values = _values(pruning, sizes)
+    shapes = layer_shapes(pruning.module, pruning.network.input_shape)
     layers = [_layer(name, shapes[name], coupling, spaces) for name in coupling.inputs if name in shapes]
     plans = [(layer, scope) for layer in layers for scope in layer.scopes([len(k) for k in sizes])]
     asked: set[LayerShape] = set()
@@ -148,19 +139,13 @@ def _sizes(space: Space, step: int, max_cut: float) -> np.ndarray:
     return np.array(sorted({k for k in multiples if least <= k < len(space.sets)} | {len(space.sets)}))
 
 
-def _values(
-    spaces: Sequence[Space],
-    scores: Scores,
-    coupling: Coupling,
-    sizes: Sequence[np.ndarray],
-    settings: Structure,
-) -> list[np.ndarray]:
+def _values(pruning: Pruning, sizes: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Importance kept by each choice: Taylor's is in units of the loss, norms count by share."""
-    sums = []
-    for space, counts in zip(spaces, sizes, strict=True):
-        largest = np.sort(importances(space, scores, coupling))[::-1]
+    sums, in_units_of_the_loss = [], pruning.settings.pruner == "taylor"
+    for space, counts in zip(pruning.spaces, sizes, strict=True):
+        largest = np.sort(importances(space, pruning.scores, pruning.coupling))[::-1]
         summed = np.concatenate([[0.0], np.cumsum(largest)])
-        sums.append(summed[counts] / (1.0 if settings.pruner == "taylor" else summed[-1] or 1.0))
+        sums.append(summed[counts] / (1.0 if in_units_of_the_loss else summed[-1] or 1.0))
     whole = sum(values[-1] for values in sums) or 1.0
     return [values / whole for values in sums]
 

@@ -13,16 +13,17 @@ from tersor.models.network import Network
 from tersor.pipeline.accuracy.evaluate import Images, reestimate_batch_norm
 from tersor.pipeline.recipe.structure import Structure
 from tersor.pipeline.structure import nni_room
+from tersor.pipeline.structure.budget import WAYS, Counted, Measuring, way_of
 from tersor.pipeline.structure.coupling import Coupling, couple
 from tersor.pipeline.structure.graph import trace
 from tersor.pipeline.structure.narrowing import narrowed
 from tersor.pipeline.structure.proof import check_runs, check_widths, prove
-from tersor.pipeline.structure.widths import Scores, Space, choose, removals, spaces_to_prune
+from tersor.pipeline.structure.widths import Pruning, Scores, Space, spaces_to_prune
+from tersor.progress import Tell
 
 PROOF_IMAGES = 64
 TAYLOR_BATCH = 64
-Tell = Callable[[float, str], None]
-Counts = Callable[[list[Space], Scores, Coupling], tuple[list[int], dict[str, Any]]]
+Counts = Callable[[Pruning], Counted]
 """How many sets of each space go, and what is to be reported of the choice."""
 
 
@@ -60,9 +61,8 @@ def prune_channels(
     spaces = spaces_to_prune(module, coupling, settings)
     tell(0.1, f"{settings.pruner} looks for channels")
     scores = channel_scores(module, spaces, settings, images, seed)
-    removal_counts, chosen_how = (
-        counts(spaces, scores, coupling) if counts else (removals(spaces, scores, coupling, settings), {})
-    )
+    pruning = Pruning(network, module, settings, coupling, spaces, scores)
+    removal_counts, chosen_how = counts(pruning) if counts else (pruning.removals(), {})
     if settings.schedule:
         tell(0.2, "training with growing masks")
         module, removed = mask_while_training(
@@ -70,7 +70,7 @@ def prune_channels(
         )
         network = network.with_module(module)
     else:
-        removed = choose(spaces, removal_counts, scores, coupling)
+        removed = pruning.choose(removal_counts)
     tell(0.6, "rebuilding")
     rebuilt, proof = rebuilt_network(
         network, module, coupling, removed, settings, images.inputs[:PROOF_IMAGES]
@@ -81,34 +81,17 @@ def prune_channels(
     return rebuilt, report(settings, coupling, spaces, removed) | proof | chosen_how
 
 
-def counts_for(
-    settings: Structure, network: Network, baseline: Network, profiles: Path, tell: Tell
-) -> Counts | None:
-    """How channels are counted where measured latency or a budget decides; None where sparsity does.
+def counts_for(settings: Structure, baseline: Network, profiles: Path, tell: Tell) -> Counts:
+    """How many channels go: by the sparsity, to the end of the staircase's step, or within a budget.
 
     Args:
-        network: what is pruned.
+        settings: say which.
         baseline: what speed-ups and fractions refer to.
         profiles: folder of measured layer latencies.
+        tell: told the fraction done and a few words.
     """
-    from tersor.pipeline.structure import budget
-
-    def by_search(
-        spaces: list[Space], scores: Scores, coupling: Coupling
-    ) -> tuple[list[int], dict[str, Any]]:
-        """Widths within the budget."""
-        return budget.widths_within_budget(
-            network, baseline, settings, profiles, spaces, scores, coupling, tell
-        )
-
-    def by_steps(spaces: list[Space], scores: Scores, coupling: Coupling) -> tuple[list[int], dict[str, Any]]:
-        """Planned widths, widened to the end of their step."""
-        planned = removals(spaces, scores, coupling, settings)
-        return budget.widened_to_steps(network, planned, profiles, spaces, coupling, tell)
-
-    if settings.search is not None:
-        return by_search
-    return by_steps if settings.align == "auto" else None
+    way, measuring = WAYS[way_of(settings)], Measuring(baseline, profiles, tell)
+    return lambda pruning: way(pruning, measuring)
 
 
 def try_structure(
@@ -126,7 +109,7 @@ def try_structure(
     images = Images(inputs, torch.zeros(len(inputs), dtype=torch.int64))
     search = settings.search and settings.search.model_copy(update={"rounds": 1})
     quick = settings.model_copy(update={"pruner": "l1norm", "schedule": None, "search": search})
-    counts = counts_for(quick, network, network, profiles, tell)
+    counts = counts_for(quick, network, profiles, tell)
     prune_channels(network, quick, images, lambda *_: None, counts=counts)
 
 

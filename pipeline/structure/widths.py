@@ -8,6 +8,7 @@ from torch import nn
 
 from tersor.errors import BadInput
 from tersor.models.layers import matching
+from tersor.models.network import Network
 from tersor.pipeline.recipe.structure import Structure
 from tersor.pipeline.structure.coupling import Coupling
 
@@ -29,6 +30,31 @@ class Space:
     sets: np.ndarray
     width: int
     per_set: int
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """A network that is being pruned, and what decides which of its channels go.
+
+    module: of the network, in eval mode.
+    spaces: whose channels may go.
+    scores: of every channel in them.
+    """
+
+    network: Network
+    module: nn.Module
+    settings: Structure
+    coupling: Coupling
+    spaces: list[Space]
+    scores: Scores
+
+    def removals(self) -> list[int]:
+        """How many sets of each space go by the settings' sparsity; see `removals`."""
+        return removals(self.spaces, self.scores, self.coupling, self.settings)
+
+    def choose(self, counts: Iterable[int]) -> np.ndarray:
+        """The least important sets, so many of each space; see `choose`."""
+        return choose(self.spaces, counts, self.scores, self.coupling)
 
 
 def spaces_to_prune(module: nn.Module, coupling: Coupling, settings: Structure) -> list[Space]:

@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tersor.errors import Unavailable
+from tersor.machine import THREAD_VARIABLES
 from tersor.pipeline.study.job import Job
 from tersor.pipeline.study.trial import Trial, failed, finished, run_trial
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-"""Read by the libraries when they are loaded: they must stand when a worker starts."""
 TRIES = 3
 """How often a trial alone is given to another worker when the one that watches it dies."""
 WATCH_SECONDS = 2.0

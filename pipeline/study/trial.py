@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tersor.errors import TersorError, Unavailable
+from tersor.machine import THREAD_VARIABLES
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.stages.metrics import StageMetrics
 from tersor.pipeline.study.job import Job
 from tersor.records import Record
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True, kw_only=True)

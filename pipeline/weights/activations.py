@@ -74,7 +74,12 @@ def grid_between(low: float, high: float, bits: int) -> Activation:
     return Activation(bits, scale, min(steps, max(0, round(-low / scale))))
 
 
-def _watch(module: nn.Module, layers: Mapping[str, Any] | list[str], inputs: Tensor, see: Callable) -> None:
+def _watch(
+    module: nn.Module,
+    layers: Mapping[str, Any] | list[str],
+    inputs: Tensor,
+    see: Callable[[str, Tensor], None],
+) -> None:
     """Run all images and show each layer's input to `see(layer, tensor)`."""
     handles = [
         module.get_submodule(name).register_forward_pre_hook(

@@ -9,6 +9,7 @@ from tersor.export.bundle.folder import read_manifest
 from tersor.export.bundle.manifest import Manifest
 from tersor.export.bundle.verify import Check, raise_if_broken
 from tersor.export.codec import pack as packing
+from tersor.export.codec.form_choice import Coder
 from tersor.export.codec.ledger import LedgerRow
 from tersor.export.codec.ledger import inspect as ledger_of
 from tersor.export.codec.pack import PackReport
@@ -60,7 +61,7 @@ def verify(bundle: AnyPath | Bundle, data: AnyPath | Data | None = None) -> list
     return checks
 
 
-def pack(onnx: AnyPath, tsr: AnyPath, *, coder: packing.Coder = "huffman") -> PackReport:
+def pack(onnx: AnyPath, tsr: AnyPath, *, coder: Coder = "huffman") -> PackReport:
     """Pack any ONNX file, losslessly.
 
     Raises:

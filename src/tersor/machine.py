@@ -5,6 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""What tells libraries, before they are imported, how many threads to use."""
+
 
 def cpu_features() -> dict[str, Any]:
     """The processor: `model` (name), `avx2`, `avx512`, `vnni` (True, False, or None if unknown).

@@ -21,7 +21,7 @@ from tersor.pipeline.structure.nni_room import scores
 from tersor.pipeline.structure.search import Problem, pose, solve
 from tersor.pipeline.structure.stage import counts_for, prune_channels, try_structure
 from tersor.pipeline.structure.staircase import Setting, Staircase, layer_shapes, steps, sweep, widths_of
-from tersor.pipeline.structure.widths import Scores, Space, spaces_to_prune
+from tersor.pipeline.structure.widths import Pruning, Scores, Space, spaces_to_prune
 
 
 def quiet(*_: object) -> None:
@@ -32,7 +32,7 @@ def prune(net: Network, profiles: Path, **settings: object) -> tuple[Network, di
     chosen = Structure(stage="structure", **settings)  # type: ignore[arg-type]
     inputs = np.random.default_rng(0).standard_normal((16, *net.input_shape)).astype(np.float32)
     images = Images(torch.from_numpy(inputs), torch.zeros(16, dtype=torch.int64))
-    counts = counts_for(chosen, net, net, profiles, quiet)
+    counts = counts_for(chosen, net, profiles, quiet)
     return prune_channels(net, chosen, images, quiet, counts=counts)
 
 
@@ -48,7 +48,7 @@ def posed(net: Network, **search: object) -> tuple[Problem, list[Space], Scores,
         """Multiply-adds."""
         return {shape: float(shape.macs) for shape in shapes}
 
-    problem = pose(module, net.input_shape, coupling, spaces, found, settings, macs)
+    problem = pose(Pruning(net, module, settings, coupling, spaces, found), macs)
     return problem, spaces, found, coupling
 
 
