@@ -62,7 +62,7 @@ def test_a_study_ends_with_a_table_and_its_page(done: tuple[Path, Outcome]) -> N
 def test_a_finished_study_is_shown_without_loading_torch(done: tuple[Path, Outcome]) -> None:
     code = """
 import sys
-from tersor.pipeline.cli import main
+from tersor.pipeline.cli.main import main
 sys.argv = ["tersor", "study", "study.yaml", "--json"]
 try:
     main()
