@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.study import engine
 from tersor.pipeline.study.job import Job
+from tersor.pipeline.study.trial import Trial
 
 
 def jobs(count: int) -> list[Job]:
@@ -37,10 +38,10 @@ def seconds(workers: int, count: int, folder: Path) -> float:
     """Of a whole study: the start of Ray and of its workers included."""
     folder.mkdir()
     os.chdir(folder)
-    began, records = time.perf_counter(), list[dict[str, object]]()
+    began, records = time.perf_counter(), list[Trial]()
     engine.run_jobs(jobs(count), "ray", workers, records.append)
     spent = time.perf_counter() - began
-    assert [record["state"] for record in records] == ["finished"] * count
+    assert [record.state for record in records] == ["finished"] * count
     engine.stop()
     return spent
 

@@ -283,20 +283,20 @@ def study(
 
     changes = {"engine": engine, "workers": workers, "tracking": tracking, "or_local": or_local or None}
     asked = read_study(study_file, fast=fast, changes={k: v for k, v in changes.items() if v is not None})
-    folder, records = run_study(asked, runs, data, yes=yes, quiet=quiet)
-    failed = [record for record in records if record["state"] == "failed"]
+    folder, trials = run_study(asked, runs, data, yes=yes, quiet=quiet)
+    failed = [trial for trial in trials if not trial.finished]
     if as_json:
-        print_json({"study": str(folder), "trials": records})
+        print_json({"study": str(folder), "trials": [trial.to_json() for trial in trials]})
     else:
-        for top in top_tables(asked, records):
+        for top in top_tables(asked, trials):
             print_table(top)
-        typer.echo(f"{len(records)} trials, {len(failed)} failed; page: {folder / 'report.html'}")
-    for record in failed[:3]:
-        typer.echo(f"tersor: trial {record['trial']} {record['settings']}: {record['error']}", err=True)
-    if len(failed) == len(records):
+        typer.echo(f"{len(trials)} trials, {len(failed)} failed; page: {folder / 'report.html'}")
+    for trial in failed[:3]:
+        typer.echo(f"tersor: trial {trial.trial} {trial.settings}: {trial.error}", err=True)
+    if len(failed) == len(trials):
         raise TersorError(
             "all trials failed",
-            got=failed[0]["error"],
+            got=failed[0].error,
             where=folder,
             todo="Mend the study or its recipe and run it again",
         )

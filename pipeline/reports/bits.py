@@ -14,6 +14,7 @@ from tersor.errors import BadInput
 from tersor.pipeline.show.markdown import markdown_table, number_or_dash
 from tersor.pipeline.show.palette import INK, LINES
 from tersor.pipeline.show.picture import AXES, PADS, png, round_ticks
+from tersor.pipeline.study.trial import Trial
 
 FLOAT_BITS = 32
 
@@ -78,18 +79,16 @@ def make_table(
 
     if name not in REPORTS:
         raise BadInput("no such report", got=name, wanted=", ".join(REPORTS), where="table")
-    records: list[dict[str, Any]] = []
+    trials: list[Trial] = []
     for path in REPORTS[name].studies:
-        study = read_study(Path(path), fast=fast)
-        found = run_study(study, runs, data, quiet=quiet)[1]
-        records += [{**record, "study": study.name} for record in found if record["state"] == "finished"]
-    rows = [row_of(record) for record in records]
+        trials += run_study(read_study(Path(path), fast=fast), runs, data, quiet=quiet)[1]
+    rows = [row_of(trial) for trial in trials if trial.finished]
     return rows, markdown(REPORTS[name], rows)
 
 
-def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
+def row_of(trial: Trial) -> dict[str, Any]:
     """A trial as a row: what it was, accuracies in %, bytes of the files."""
-    stages, metrics = record["recipe"]["stages"], record["metrics"]
+    stages, metrics = (trial.recipe or {})["stages"], trial.metrics
     linear = next(stage for stage in stages if stage["stage"] == "linear")
     tuned = next((stage for stage in reversed(stages) if stage["stage"] == "tune"), None)
     pruned = next((stage for stage in stages if stage.get("ramp")), None)
@@ -101,9 +100,11 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "loss": metrics["test_loss"],
         "weights": metrics["weights"],
         "packed_bytes": metrics["packed_bytes"],
-        "lowbit_bytes": lowbit_bytes(Path(record["onnx"])),
+        "lowbit_bytes": lowbit_bytes(Path(trial.onnx or "")),
         "baseline": {
-            key: value for key, value in record["stages"][0].items() if key.startswith(("validation", "onnx"))
+            key: value
+            for key, value in trial.stages[0].to_json().items()
+            if key.startswith(("validation", "onnx"))
         },
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tersor.errors import BadInput
 from tersor.pipeline.show.markdown import markdown_table, number_or_dash
+from tersor.pipeline.study.trial import Trial
 from tersor.pipeline.weights.sensitivity import ALL_LAYERS, R1_LEVELS, Point
 
 R1_CLASSES = 100
@@ -45,25 +46,25 @@ def make_table(data: Path | None, runs: Path, *, fast: bool, quiet: bool) -> tup
     points: list[Point] = []
     for path in STUDIES:
         study = read_study(Path(path), fast=fast)
-        records = run_study(study, runs, data, quiet=quiet)[1]
-        points += [point_of(record) for record in records if record["state"] == "finished"]
+        trials = run_study(study, runs, data, quiet=quiet)[1]
+        points += [point_of(trial) for trial in trials if trial.finished]
         kind = str(study.overrides.get("data.kind", "cifar10"))
     rows = r1_table(points)
     return rows, markdown(rows, data=kind.upper().replace("CIFAR", "CIFAR-"), classes=CLASSES[kind])
 
 
-def point_of(record: Mapping[str, Any]) -> Point:
+def point_of(trial: Trial) -> Point:
     """A trial of R1's studies as a point of a sensitivity sweep; accuracies are of the test split."""
-    metrics, layers = record["metrics"], record["settings"].get("sparsity.layers", [ALL_LAYERS])
+    metrics, layers = trial.metrics, trial.settings.get("sparsity.layers", [ALL_LAYERS])
     return Point(
         "sparsity",
         layers[0],
-        record["settings"]["sparsity.amount"],
+        trial.settings["sparsity.amount"],
         metrics["test_accuracy_fraction"],
         metrics["test_top5_accuracy_fraction"],
         metrics["test_loss"],
-        metrics["nonzero_weights"],
-        metrics["effective_macs"],
+        int(metrics["nonzero_weights"]),
+        int(metrics["effective_macs"]),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from tersor.pipeline.show.markdown import markdown_table, number_or_dash
 from tersor.pipeline.show.palette import NAVY, OTHER, SLATE
 from tersor.pipeline.show.picture import PLAIN, png
+from tersor.pipeline.study.trial import Trial
 
 STD, PERCENT, SHARING = "studies/r2-std.yaml", "studies/r2-percent.yaml", "studies/r2-sharing.yaml"
 
@@ -21,8 +22,6 @@ R2_PERCENT: Mapping[float, float] = {0.6688: 68.16}
 R2_SHARING: Mapping[int, float] = {5: 89.41, 4: 89.12, 3: 86.75, 2: 73.08}
 """Bits -> accuracy in %, k-means without retraining, on R2's network of 84 % sparsity (89.84 % before)."""
 R2_BASELINE = 91.52
-
-Record = Mapping[str, Any]
 
 
 def make_table(data: Path | None, runs: Path, *, fast: bool, quiet: bool) -> tuple[list[dict[str, Any]], str]:
@@ -39,14 +38,14 @@ def make_table(data: Path | None, runs: Path, *, fast: bool, quiet: bool) -> tup
 
     rows = []
     for path in (STD, PERCENT, SHARING):
-        records = run_study(read_study(Path(path), fast=fast), runs, data, quiet=quiet)[1]
-        rows += [row_of(path, record) for record in records if record["state"] == "finished"]
+        trials = run_study(read_study(Path(path), fast=fast), runs, data, quiet=quiet)[1]
+        rows += [row_of(path, trial) for trial in trials if trial.finished]
     return rows, markdown(rows)
 
 
-def row_of(study: str, record: Record) -> dict[str, Any]:
+def row_of(study: str, trial: Trial) -> dict[str, Any]:
     """A trial beside R2's figure for the same setting; percentages, None where R2 has none."""
-    metrics, settings = record["metrics"], record["settings"]
+    metrics, settings = trial.metrics, trial.settings
     amount = settings["sharing.bits"] if study == SHARING else settings["sparsity.amount"]
     theirs: dict[str, dict[Any, float]] = {
         STD: {s: accuracy for s, (_, accuracy) in R2_STD.items()},

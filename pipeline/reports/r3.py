@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from tersor.pipeline.show.markdown import markdown_table
+from tersor.pipeline.study.trial import Trial
 
 STUDY = Path("studies/r3-grid1.yaml")
 Key = tuple[tuple[int, int], tuple[int, int], int]
@@ -36,14 +37,14 @@ def make_table(data: Path | None, runs: Path, *, fast: bool, quiet: bool) -> tup
     from tersor.pipeline.study.file import read_study
     from tersor.pipeline.study.run import run_study
 
-    records = run_study(read_study(STUDY, fast=fast), runs, data, quiet=quiet)[1]
-    rows = [row_of(record) for record in records if record["state"] == "finished"]
-    return rows, markdown(rows, len(records))
+    trials = run_study(read_study(STUDY, fast=fast), runs, data, quiet=quiet)[1]
+    rows = [row_of(trial) for trial in trials if trial.finished]
+    return rows, markdown(rows, len(trials))
 
 
-def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
+def row_of(trial: Trial) -> dict[str, Any]:
     """A trial of the grid: its network, what it reached, and how long that took, in s of one core."""
-    settings, metrics = record["settings"], record["metrics"]
+    settings, metrics = trial.settings, trial.metrics
     return {
         "widths": tuple(settings["arguments.widths"]),
         "kernels": tuple(settings["arguments.kernels"]),

@@ -17,14 +17,14 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from tersor.errors import Unavailable
-from tersor.files import read_json, write_json
 from tersor.machine import THREAD_VARIABLES
 from tersor.pipeline.study.job import Job
-from tersor.pipeline.study.trial import run_trial
+from tersor.pipeline.study.trial import Trial, failed, finished, run_trial
 
 """Read by the libraries when they are loaded: they must stand when a worker starts."""
 TRIES = 3
@@ -34,15 +34,13 @@ WATCH_SECONDS = 2.0
 IDLE_SECONDS = 600
 """Idle local workers end after this time; until then the next round of a search finds them warm."""
 
-Record = dict[str, Any]
-
 
 class Pool(Protocol):
     """Workers: `submit` runs function(job) on one of them; `lost` is what a future of a dead one raises."""
 
     lost: tuple[type[BaseException], ...]
 
-    def submit(self, function: Callable[[Job], Record], job: Job) -> "Future[Record]":
+    def submit(self, function: Callable[[Job], Trial], job: Job) -> "Future[Trial]":
         """Run function(job) on a free worker."""
         ...
 
@@ -55,11 +53,11 @@ def run_jobs(
     jobs: Sequence[Job],
     engine: str,
     workers: int,
-    done: Callable[[Record], None],
+    done: Callable[[Trial], None],
     address: str | None = None,
     watch: Callable[[Sequence[Job]], None] | None = None,
 ) -> None:
-    """Run jobs and hand each record to `done` as it comes.
+    """Run jobs and hand each trial to `done` as it ends.
 
     Workers stay for the next call; `stop` ends them. An error or Ctrl-C ends them at once.
 
@@ -102,7 +100,7 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def run_alone(job: Job) -> Record:
+def run_alone(job: Job) -> Trial:
     """Run a trial in a process of its own; its death becomes part of its record."""
     ended = subprocess.run([sys.executable, "-c", _ALONE], input=pickle.dumps(job), capture_output=True)
     if ended.returncode < 0:
@@ -110,8 +108,8 @@ def run_alone(job: Job) -> Record:
     if ended.returncode > 0:
         return _died(job, (ended.stderr.decode(errors="replace").strip().splitlines() or ["?"])[-1])
     if job.depth is not None:
-        return {"key": job.key, "state": "finished"}
-    return read_json(Path(job.record), "the trial's record", "Run the study again")
+        return finished(job)
+    return Trial.read(Path(job.record), todo="Run the study again")
 
 
 _ALONE = """
@@ -142,15 +140,15 @@ def _warm_pool(engine: str, workers: int, threads: int, address: str | None) -> 
 
 def _run(
     pool: Pool,
-    function: Callable[[Job], Record],
+    function: Callable[[Job], Trial],
     jobs: Sequence[Job],
     workers: int,
-    done: Callable[[Record], None],
+    done: Callable[[Trial], None],
     watch: Callable[[Sequence[Job]], None] | None,
 ) -> list[Job]:
     """Run all jobs, `workers` at a time; returns those whose worker died."""
-    waiting, running, lost = deque(jobs), dict["Future[Record]", Job](), list[Job]()
-    ended: list[Record] = []
+    waiting, running, lost = deque(jobs), dict["Future[Trial]", Job](), list[Job]()
+    ended: list[Trial] = []
     while waiting or running or ended:
         while waiting and len(running) < workers:
             job = waiting.popleft()
@@ -168,23 +166,14 @@ def _run(
     return lost
 
 
-def _died(job: Job, how: str) -> Record:
-    record = {
-        "trial": job.number,
-        "key": job.key,
-        "settings": job.settings,
-        "seed": job.recipe["seed"],
-        "state": "failed",
-        "error": f"its process died ({how})",
-        "metrics": {},
-        "stages": [],
-    }
+def _died(job: Job, how: str) -> Trial:
+    trial = replace(failed(job, f"its process died ({how})"), recipe=None)
     if job.depth is None:
-        write_json(Path(job.record), record)
-    return record
+        trial.write(Path(job.record))
+    return trial
 
 
-def _in_folder(folder: str, function: Callable[[Job], Record], job: Job) -> Record:
+def _in_folder(folder: str, function: Callable[[Job], Trial], job: Job) -> Trial:
     """What a worker calls: a worker may be older than a change of folder here, or on another machine."""
     try:
         os.chdir(folder)
@@ -220,7 +209,7 @@ class _Local:
             self.workers, timeout=IDLE_SECONDS, env=self.env, initializer=_ignore_interrupts
         )
 
-    def submit(self, function: Callable[[Job], Record], job: Job) -> "Future[Record]":
+    def submit(self, function: Callable[[Job], Trial], job: Job) -> "Future[Trial]":
         """Run function(job); a pool that broke a moment ago is replaced."""
         while True:
             with contextlib.suppress(*self.lost):
@@ -250,7 +239,7 @@ class _Ray:
         self.lost = lost_worker()
         self._submit = submitter(workers, threads, dict.fromkeys(THREAD_VARIABLES, str(threads)))
 
-    def submit(self, function: Callable[[Job], Record], job: Job) -> "Future[Record]":
+    def submit(self, function: Callable[[Job], Trial], job: Job) -> "Future[Trial]":
         """Run function(job) where Ray has free cores."""
         return self._submit(_in_folder, os.getcwd(), function, job)
 

@@ -1,29 +1,26 @@
 """Timing the networks of a study, one after another, when nothing else of the study runs."""
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tersor.errors import BadInput, Unavailable
 from tersor.export.timing.benchmark import LatencyRow, benchmark
-from tersor.files import sha256_of, write_json
+from tersor.files import sha256_of
 from tersor.pipeline.study import engine
 from tersor.pipeline.study.file import Latency
+from tersor.pipeline.study.trial import Trial
 from tersor.progress import Tell
 
 GROUP = 8
 """Networks timed in turn, besides the reference: each has a session of its own alive meanwhile."""
 
 
-def untimed(records: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    """The finished records that have no latency yet."""
-    read = {path: json.loads(path.read_text()) for path in records}
-    return {
-        path: record
-        for path, record in read.items()
-        if record["state"] == "finished" and "latency_p50_ms" not in record["metrics"]
-    }
+def untimed(records: Sequence[Path]) -> dict[Path, Trial]:
+    """The finished trials that have no latency yet, by the paths of their records."""
+    read = {path: Trial.read(path) for path in records}
+    return {path: trial for path, trial in read.items() if trial.finished and not trial.timed}
 
 
 def time_trials(
@@ -47,8 +44,8 @@ def time_trials(
         return
     engine.stop()  # even idle workers wake now and then
     if reference is None:
-        read = (json.loads(path.read_text()) for path in records)
-        reference = Path(next(record["first"] for record in read if record["state"] == "finished"))
+        read = map(Trial.read, records)
+        reference = next(Path(trial.first) for trial in read if trial.finished and trial.first)
     files, lost = _distinct(todo)
     for path in lost:
         _write(path, todo[path], {}, "its ONNX file is not on this machine")
@@ -58,7 +55,7 @@ def time_trials(
         rows = _time(
             settings,
             reference,
-            {d: Path(todo[files[d][0]]["onnx"]) for d in digests},
+            {d: Path(todo[files[d][0]].onnx or "") for d in digests},
             lambda done, i=index, said=said: tell((i + done) / len(groups), said),
         )
         for digest in digests:
@@ -71,12 +68,12 @@ def time_trials(
     tell(1.0, f"{len(files)} networks")
 
 
-def _distinct(todo: Mapping[Path, dict[str, Any]]) -> tuple[dict[str, list[Path]], list[Path]]:
+def _distinct(todo: Mapping[Path, Trial]) -> tuple[dict[str, list[Path]], list[Path]]:
     """SHA-256 of an ONNX file -> the records with this file; and the records whose file is not there."""
     files: dict[str, list[Path]] = {}
     lost = []
-    for path, record in todo.items():
-        onnx = Path(record["onnx"])
+    for path, trial in todo.items():
+        onnx = Path(trial.onnx or "")
         if onnx.is_file():
             files.setdefault(sha256_of(onnx), []).append(path)
         else:
@@ -118,5 +115,5 @@ def _metrics(row: LatencyRow) -> dict[str, float]:
     }
 
 
-def _write(path: Path, record: dict[str, Any], metrics: Mapping[str, float], why_not: str | None) -> None:
-    write_json(path, {**record, "metrics": {**record["metrics"], **metrics}, "not_measured": why_not})
+def _write(path: Path, trial: Trial, metrics: Mapping[str, float], why_not: str | None) -> None:
+    replace(trial, metrics={**trial.metrics, **metrics}, not_measured=why_not).write(path)

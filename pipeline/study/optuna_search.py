@@ -16,14 +16,13 @@ import numpy as np
 from tersor.errors import BadInput, Unavailable
 from tersor.pipeline.study import engine
 from tersor.pipeline.study.file import Axis, Limit, Point, Range, StudyFile, make_points
-
-Record = dict[str, Any]
+from tersor.pipeline.study.trial import Trial
 
 FEWEST_GENERATIONS, LARGEST_POPULATION = 5, 50
 """NSGA-II's population: a fifth of the trials, at most Optuna's own 50; it gets better by generations."""
 
 
-def rounds(study: StudyFile, data: Path | None, records: list[Record]) -> Iterator[list[Point]]:
+def rounds(study: StudyFile, data: Path | None, records: list[Trial]) -> Iterator[list[Point]]:
     """Yield the points of each round; the caller runs them and appends their records before the next.
 
     A round of TPE has as many settings as there are workers (so the points depend on `workers`), one of
@@ -44,7 +43,7 @@ def rounds(study: StudyFile, data: Path | None, records: list[Record]) -> Iterat
     size = _round_size(study)
     directions = [objective.direction for objective in study.search.objectives]
     search = optuna.create_study(directions=directions, sampler=_sampler(study, size))
-    told: dict[str, list[Record]] = {}
+    told: dict[str, list[Trial]] = {}
     numbered = 0
     for first in range(0, study.search.trials, size):
         asked, points = [], list[Point]()
@@ -58,7 +57,7 @@ def rounds(study: StudyFile, data: Path | None, records: list[Record]) -> Iterat
         numbered += len(points)
         if points:
             yield points
-            by_number = {record["trial"]: record for record in records}
+            by_number = {record.trial: record for record in records}
             for point in points:
                 told[_key(point.settings)].append(by_number[point.number])
         for trial, key in asked:
@@ -105,10 +104,10 @@ def _choice(trial: Any, name: str, values: Sequence[Any]) -> int:
     return int(trial.suggest_categorical(name, list(range(len(values)))))
 
 
-def _tell(search: Any, trial: Any, study: StudyFile, records: Sequence[Record]) -> None:
+def _tell(search: Any, trial: Any, study: StudyFile, records: Sequence[Trial]) -> None:
     """Tell the mean over the seeds of each objective, and by how much constraints are broken."""
     failed = _import_optuna().trial.TrialState.FAIL
-    if any(record["state"] != "finished" for record in records):
+    if not all(record.finished for record in records):
         search.tell(trial, state=failed)
         return
     limited = [limit.metric for limit in study.constraints]
@@ -132,17 +131,17 @@ def _excess(limit: Limit, means: Mapping[str, float]) -> float:
     return max([*over, *under], default=0.0)
 
 
-def _mean(metric: str, records: Sequence[Record]) -> float:
+def _mean(metric: str, records: Sequence[Trial]) -> float:
     for record in records:
-        if metric not in record["metrics"]:
+        if metric not in record.metrics:
             raise BadInput(
-                f"a search looks at the metric {metric!r}, which trial {record['trial']} does not have",
-                got=record.get("not_measured"),
-                wanted=f"one of {', '.join(sorted(record['metrics']))}",
+                f"a search looks at the metric {metric!r}, which trial {record.trial} does not have",
+                got=record.not_measured,
+                wanted=f"one of {', '.join(sorted(record.metrics))}",
                 where="search.objectives or constraints of the study",
                 todo="Set `latency:` in the study to have it measured" if "latency" in metric else None,
             )
-    return float(np.mean([record["metrics"][metric] for record in records]))
+    return float(np.mean([record.metrics[metric] for record in records]))
 
 
 def _key(settings: Mapping[str, Any]) -> str:

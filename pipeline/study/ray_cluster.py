@@ -68,9 +68,7 @@ def lost_worker() -> tuple[type[BaseException], ...]:
     return (e.WorkerCrashedError, e.NodeDiedError, e.OutOfMemoryError, e.ObjectLostError)
 
 
-def submitter(
-    workers: int, threads: int, environment: Mapping[str, str]
-) -> Callable[..., "Future[dict[str, Any]]"]:
+def submitter(workers: int, threads: int, environment: Mapping[str, str]) -> Callable[..., "Future[Any]"]:
     """What runs function(*arguments) on the cluster.
 
     Args:
@@ -104,7 +102,7 @@ def submitter(
         **claim, max_retries=0, scheduling_strategy="SPREAD", runtime_env={"env_vars": dict(environment)}
     )
 
-    def submit(*arguments: Any) -> "Future[dict[str, Any]]":
+    def submit(*arguments: Any) -> "Future[Any]":
         """Hand a call to the cluster."""
         return _plain(remote.remote(*arguments).future())
 

@@ -13,11 +13,10 @@ from tersor.errors import BadInput
 from tersor.files import write_csv, write_json
 from tersor.pipeline.show.study_data import label, setting_labels, setting_names, show, text
 from tersor.pipeline.study.file import Limit, StudyFile, Top
+from tersor.pipeline.study.trial import Trial
 
-Record = dict[str, Any]
 
-
-def write_results(folder: Path, study: StudyFile, records: Sequence[Record]) -> None:
+def write_results(folder: Path, study: StudyFile, records: Sequence[Trial]) -> None:
     """results.json (everything), results.csv (a line a trial) and report.html."""
     from tersor.pipeline.show.study_page import write_page
 
@@ -25,7 +24,7 @@ def write_results(folder: Path, study: StudyFile, records: Sequence[Record]) -> 
     content = {
         "name": study.name,
         "axes": list(study.axes),
-        "trials": list(records),
+        "trials": [trial.to_json() for trial in records],
         "summary": summary,
         "top": [{**t.model_dump(), "rows": top(summary, t, study.constraints)} for t in study.top],
         "constraints": [c.model_dump() for c in study.constraints],
@@ -33,34 +32,34 @@ def write_results(folder: Path, study: StudyFile, records: Sequence[Record]) -> 
     write_json(folder / "results.json", content)
     rows = [
         {
-            "trial": r["trial"],
-            "seed": r["seed"],
-            "state": r["state"],
-            **r["settings"],
-            **r["metrics"],
-            "error": r["error"],
+            "trial": trial.trial,
+            "seed": trial.seed,
+            "state": trial.state,
+            **trial.settings,
+            **trial.metrics,
+            "error": trial.error,
         }
-        for r in records
+        for trial in records
     ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     write_csv(folder / "results.csv", columns, rows)
     write_page(folder / "report.html", content)
 
 
-def summarize(records: Sequence[Record]) -> list[dict[str, Any]]:
+def summarize(records: Sequence[Trial]) -> list[dict[str, Any]]:
     """One row per setting of the axes: mean and standard deviation over its finished seeds."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(json.dumps(record["settings"], sort_keys=True, default=str), []).append(record)
+    groups: dict[str, list[Trial]] = {}
+    for trial in records:
+        groups.setdefault(json.dumps(trial.settings, sort_keys=True, default=str), []).append(trial)
     rows = []
     for group in groups.values():
-        finished = [r["metrics"] for r in group if r["state"] == "finished"]
+        finished = [trial.metrics for trial in group if trial.finished]
         keys = [k for k in finished[0] if all(k in m for m in finished)] if finished else []
         mean = {k: float(np.mean([m[k] for m in finished])) for k in keys}
         spread = {
             k: float(np.std([m[k] for m in finished], ddof=1)) if len(finished) > 1 else None for k in keys
         }
-        row = {"settings": group[0]["settings"], "seeds": len(finished), "mean": mean, "std": spread}
+        row = {"settings": group[0].settings, "seeds": len(finished), "mean": mean, "std": spread}
         rows.append({**row, "failed": len(group) - len(finished)})
     return rows
 
@@ -82,7 +81,7 @@ def top(summary: Sequence[Mapping[str, Any]], table: Top, limits: Sequence[Limit
     ]
 
 
-def top_tables(study: StudyFile, records: Sequence[Record]) -> list[Table]:
+def top_tables(study: StudyFile, records: Sequence[Trial]) -> list[Table]:
     """The study's tables of best trials, for the terminal: mean over seeds, spread behind it."""
     summary, tables = summarize(records), []
     shown = ("validation_accuracy_fraction", "test_accuracy_fraction", "training_seconds", "packed_bytes")

@@ -6,12 +6,11 @@ runs/studies/<name>/   study.yaml as resolved, trials/<key>.json one a trial, re
 
 import contextlib
 import itertools
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -23,17 +22,17 @@ from tersor.pipeline.study.heartbeat import listen
 from tersor.pipeline.study.job import Job
 from tersor.pipeline.study.keys import Sources, decides
 from tersor.pipeline.study.results import write_results
+from tersor.pipeline.study.trial import Trial
 from tersor.progress import Reporter, Tell
 
-Record = dict[str, Any]
 PAGE_SECONDS = 30.0
 """How often the tables and the page of a study under way are written anew."""
 
 
 def run_study(
     study: StudyFile, runs: Path, data: Path | None, *, yes: bool = False, quiet: bool = False
-) -> tuple[Path, list[Record]]:
-    """Run what is not yet there of a study; returns its folder and the records of all trials in order.
+) -> tuple[Path, list[Trial]]:
+    """Run what is not yet there of a study; returns its folder and all trials in order.
 
     Raises:
         BadInput: an axis names no setting, the grid is empty or too large.
@@ -45,7 +44,7 @@ def run_study(
     with writing(folder):
         (folder / "trials").mkdir(parents=True, exist_ok=True)
     with lock(folder / ".lock", f"study {study.name!r}"), writing(folder):
-        records: list[Record] = []
+        records: list[Trial] = []
         rounds = _rounds(study, data, yes, records)
         first = next(rounds)  # mistakes in the study are told before any server is asked
         run = _Run(study, runs, quiet, records)
@@ -64,7 +63,7 @@ def run_study(
     return folder, records
 
 
-def _rounds(study: StudyFile, data: Path | None, yes: bool, records: list[Record]) -> Iterator[list[Point]]:
+def _rounds(study: StudyFile, data: Path | None, yes: bool, records: list[Trial]) -> Iterator[list[Point]]:
     """The points to run: a grid at once, a search in rounds that look at what came before."""
     if study.search.kind == "grid":
         yield grid(study, data, yes=yes)
@@ -82,13 +81,13 @@ def workers_of(study: StudyFile) -> int:
 class _Run:
     """A study under way. untracked: why the tracking server no longer takes records."""
 
-    def __init__(self, study: StudyFile, runs: Path, quiet: bool, records: list[Record]) -> None:
+    def __init__(self, study: StudyFile, runs: Path, quiet: bool, records: list[Trial]) -> None:
         self.study, self.runs, self.quiet = study, runs, quiet
         self.folder, self.sources = runs / "studies" / study.name, Sources()
         self.workers = workers_of(study)
         self.engine = study.engine
         self.records = records
-        self.ended: dict[int, Record] = {}
+        self.ended: dict[int, Trial] = {}
         self.written = time.monotonic()
         self.untracked: Unavailable | None = None
         self.tracker = self._open_tracker()
@@ -112,19 +111,19 @@ class _Run:
         if self.study.latency:  # also of trials that ended before an interruption, or before it was asked for
             self._time(self.study.latency, [Path(job.record) for job in jobs])
         self.ended = {}
-        for record in map(_read, jobs):
-            self.records.append(record)
-            self._track(record)
+        for trial in map(_read, jobs):
+            self.records.append(trial)
+            self._track(trial)
 
     def _run_common(self, jobs: list[Job], depth: int, reporter: Reporter) -> None:
         """A stage that several trials have in common: once for each of its distinct settings."""
         count = reused = 0
 
-        def done(record: Record) -> None:
+        def done(trial: Trial) -> None:
             """Say how far the stage is; what the cache had tells nothing about the time left."""
             nonlocal count, reused
-            count, reused = count + 1, reused + record.get("reused", False)
-            if record.get("reused"):
+            count, reused = count + 1, reused + bool(trial.reused)
+            if trial.reused:
                 reporter.skipped += _epochs(jobs, depth - 1) / len(jobs)
             words = f"{count}/{len(jobs)}, common to several trials"
             tell(count / len(jobs), words + (f", {reused} reused" if reused else ""))
@@ -138,14 +137,14 @@ class _Run:
         """The trials, from their common stages on."""
         count = failed = 0
 
-        def done(record: Record) -> None:
-            """Count a record and show it."""
+        def done(trial: Trial) -> None:
+            """Count a trial and show it."""
             nonlocal count, failed
-            count, failed = count + 1, failed + (record["state"] == "failed")
+            count, failed = count + 1, failed + (not trial.finished)
             tell(count / len(jobs), f"{count}/{len(jobs)}" + (f", {failed} failed" if failed else ""))
-            self.ended[record["trial"]] = record
+            self.ended[trial.trial] = trial
             if not self.study.latency:
-                self._track(record)
+                self._track(trial)
             if time.monotonic() - self.written > PAGE_SECONDS:
                 self.write()
 
@@ -157,19 +156,19 @@ class _Run:
         from tersor.pipeline.study.latency import time_trials, untimed
 
         if untimed(records):
-            first = next((Path(r["first"]) for r in self.records if r["state"] == "finished"), None)
+            first = next((Path(r.first) for r in self.records if r.finished and r.first), None)
             with Reporter([("latency", 1.0)], quiet=self.quiet) as reporter, reporter.step() as tell:
                 time_trials(settings, records, tell, reference=first)
 
     def write(self) -> None:
         """The tables and the page of all that is finished by now."""
-        under_way = [record for _, record in sorted(self.ended.items())]
+        under_way = [trial for _, trial in sorted(self.ended.items())]
         write_results(self.folder, self.study, [*self.records, *under_way])
         self.written = time.monotonic()
 
-    def _open_tracker(self) -> Callable[[Record], None]:
+    def _open_tracker(self) -> Callable[[Trial], None]:
         if self.study.tracking is None:
-            return lambda record: None
+            return lambda trial: None
         from tersor.pipeline.study.tracking import open_tracker
 
         with self._or_local("tracking in runs/mlflow.db"):
@@ -193,11 +192,11 @@ class _Run:
                 raise
             print(f"tersor: {error} Going on: {instead}.", file=sys.stderr)
 
-    def _track(self, record: Record) -> None:
+    def _track(self, trial: Trial) -> None:
         """A server that goes away does not stop the trials; the next run of the study logs what it missed."""
         if self.untracked is None:
             try:
-                self.tracker(record)
+                self.tracker(trial)
             except Unavailable as error:
                 self.untracked = error
 
@@ -251,11 +250,11 @@ def _job(study: StudyFile, point: Point, runs: Path, folder: Path, sources: Sour
     return Job(point.number, key, point.settings, recipe, str(runs), str(record), study.test)
 
 
-def _finished(job: Job) -> Record | None:
-    record = _read(job) if Path(job.record).is_file() else None
-    return record if record and record["state"] == "finished" else None
+def _finished(job: Job) -> Trial | None:
+    trial = _read(job) if Path(job.record).is_file() else None
+    return trial if trial and trial.finished else None
 
 
-def _read(job: Job) -> Record:
-    record = json.loads(Path(job.record).read_text())
-    return {**record, "trial": job.number, "settings": job.settings}
+def _read(job: Job) -> Trial:
+    """A job's record, by the number and the settings that it has in this study."""
+    return replace(Trial.read(Path(job.record)), trial=job.number, settings=job.settings)

@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 
 from tersor.errors import BadInput, Unavailable
 from tersor.files import writing
-
-Record = dict[str, Any]
+from tersor.pipeline.study.trial import Trial
 
 REACH_SECONDS = 5.0
 ENVIRONMENT = {
@@ -31,7 +30,7 @@ LONGEST_VALUE, BATCH = 500, 100
 """Limits of MLflow's servers: characters of a parameter, entries of a request."""
 
 
-def open_tracker(name: str, uri: str, runs: Path) -> Callable[[Record], None]:
+def open_tracker(name: str, uri: str, runs: Path) -> Callable[[Trial], None]:
     """Open an experiment; returns what logs a trial's record as a run of it, unless it was logged before.
 
     A run has the trial's settings as parameters, metrics by epoch (`<stage>/<metric>`) and final ones,
@@ -67,61 +66,61 @@ def open_tracker(name: str, uri: str, runs: Path) -> Callable[[Record], None]:
         experiment = _experiment(client, name, location)
         logged = {(run.data.tags.get(KEY), run.data.tags.get(STATE)) for run in _all_runs(client, experiment)}
 
-    def track(record: Record) -> None:
-        """Log a record, once."""
-        if (record["key"], record["state"]) in logged:
+    def track(trial: Trial) -> None:
+        """Log a trial, once."""
+        if (trial.key, trial.state) in logged:
             return
         with _Answering(uri), writing(runs):
-            _log(client, experiment, record)
-        logged.add((record["key"], record["state"]))
+            _log(client, experiment, trial)
+        logged.add((trial.key, trial.state))
 
     return track
 
 
-def _log(client: Any, experiment: str, record: Record) -> None:
+def _log(client: Any, experiment: str, trial: Trial) -> None:
     from mlflow.entities import Metric, Param
 
     now = int(time.time() * 1000)
-    took = record["metrics"].get("seconds", 0.0)  # so that the UI shows the trial's time, not the logging's
+    took = trial.metrics.get("seconds", 0.0)  # so that the UI shows the trial's time, not the logging's
     run = client.create_run(
         experiment,
         start_time=now - int(1000 * took if _is_number(took) else 0),
-        tags={KEY: record["key"]},
-        run_name=f"trial-{record['trial']}",
+        tags={KEY: trial.key},
+        run_name=f"trial-{trial.trial}",
     )
     run_id = run.info.run_id
-    for batch in _batches(_parameters(record)):
+    for batch in _batches(_parameters(trial)):
         client.log_batch(run_id, params=[Param(key, value) for key, value in batch])
-    for points in _batches(_metrics(record)):
+    for points in _batches(_metrics(trial)):
         client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value, step in points])
-    client.log_dict(run_id, record, "record.json")
-    finished = record["state"] == "finished"
-    if finished and Path(record.get("onnx") or "").is_file():
-        _log_model(run_id, Path(record["onnx"]))
-    if record["error"]:
-        client.set_tag(run_id, "mlflow.note.content", record["error"][:5000])  # the UI's description
-    client.set_tag(run_id, STATE, record["state"])
-    client.set_terminated(run_id, "FINISHED" if finished else "FAILED")
+    client.log_dict(run_id, trial.to_json(), "record.json")
+    onnx = Path(trial.onnx or "")
+    if trial.finished and onnx.is_file():
+        _log_model(run_id, onnx)
+    if trial.error:
+        client.set_tag(run_id, "mlflow.note.content", trial.error[:5000])  # the UI's description
+    client.set_tag(run_id, STATE, trial.state)
+    client.set_terminated(run_id, "FINISHED" if trial.finished else "FAILED")
 
 
-def _parameters(record: Record) -> list[tuple[str, str]]:
-    """Seed and settings; the whole recipe, where the record has it, stage by stage."""
+def _parameters(trial: Trial) -> list[tuple[str, str]]:
+    """Seed and settings; the whole recipe, where the trial has it, stage by stage."""
     found: dict[str, Any] = {}
-    recipe = record.get("recipe") or {}
+    recipe = trial.recipe or {}
     for stage in recipe.get("stages", []):
         found |= {f"{stage['name']}.{key}": value for key, value in stage.items() if key != "name"}
     found |= {key: value for key, value in recipe.items() if key not in ("stages", "name")}
-    found |= {**record["settings"], "seed": record["seed"]}
+    found |= {**trial.settings, "seed": trial.seed}
     return [(key, str(value)[:LONGEST_VALUE]) for key, value in found.items()]
 
 
-def _metrics(record: Record) -> list[tuple[str, float, int]]:
+def _metrics(trial: Trial) -> list[tuple[str, float, int]]:
     """(name, value, step): final metrics at step 0, the epochs' ones at their epoch, from 1."""
-    found = [(key, float(value), 0) for key, value in record["metrics"].items() if _is_number(value)]
-    for stage in record["stages"]:
-        for index, epoch in enumerate(stage["details"].get("history") or []):
+    found = [(key, float(value), 0) for key, value in trial.metrics.items() if _is_number(value)]
+    for stage in trial.stages:
+        for index, epoch in enumerate(stage.history):
             found += [
-                (f"{stage['name']}/{key}", float(value), index + 1)
+                (f"{stage.name}/{key}", float(value), index + 1)
                 for key, value in epoch.items()
                 if _is_number(value) and key != "epoch"
             ]

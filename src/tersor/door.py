@@ -26,6 +26,7 @@ from tersor.pipeline.stages import run_folder
 from tersor.pipeline.stages.store import Store
 from tersor.pipeline.study.file import read_study
 from tersor.pipeline.study.run import run_study
+from tersor.pipeline.study.trial import Trial
 
 AnyRecipe = str | Path | Recipe | Mapping[str, Any]
 """A YAML file, a recipe, or what would stand in the file."""
@@ -181,7 +182,7 @@ def study(
     fast: bool = False,
     quiet: bool = False,
     **changes: Any,
-) -> tuple[Path, list[Any]]:
+) -> tuple[Path, list[Trial]]:
     """Run a study: many recipes that differ in a few settings, each once, resumable.
 
     Args:
@@ -199,8 +200,7 @@ def study(
         TersorError: any of its kinds; a trial that fails is told in its record.
     """
     asked = read_study(Path(file), fast=fast, changes=changes)
-    folder, trials = run_study(asked, Path(runs), None if data is None else Path(data), quiet=quiet)
-    return folder, list(trials)
+    return run_study(asked, Path(runs), None if data is None else Path(data), quiet=quiet)
 
 
 def _recipe(recipe: AnyRecipe, data: AnyPath | Data | None, changes: Mapping[str, Any] | None) -> Recipe:

@@ -1,10 +1,12 @@
 """The quantization tables: the reports' figures beside ours, ways told apart, gaps shown as gaps."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nets import make
+from trials import stage, trial
 
 from tersor.errors import BadInput
 from tersor.export.forms.to_onnx import export_onnx
@@ -58,27 +60,28 @@ def test_a_trial_says_its_way(tmp_path: Path) -> None:
     linear = Linear(stage="linear", bits=3, scale="mse").model_dump(mode="json")
     tune = {"stage": "tune", "epochs": 20, "learn_scales": True}
     prune = {"stage": "tune", "epochs": 9, "learn_scales": False, "ramp": {"amount": 0.8}}
-    record = {
-        "recipe": {"stages": [{"stage": "train"}, linear]},
-        "metrics": {
-            "test_accuracy_fraction": 0.5,
-            "test_top5_accuracy_fraction": 0.9,
-            "test_loss": 1.5,
-            "weights": 10,
-            "packed_bytes": 20,
-        },
-        "onnx": str(tmp_path / "model.onnx"),
-        "stages": [{"onnx_bytes": 99, "seconds": 3}],
-    }
-    found = row_of(record)
+    accuracies = {"test_accuracy_fraction": 0.5, "test_top5_accuracy_fraction": 0.9, "test_loss": 1.5}
+    ran = trial(
+        recipe={"stages": [{"stage": "train"}, linear]},
+        metrics={**accuracies, "weights": 10, "packed_bytes": 20},
+        onnx=str(tmp_path / "model.onnx"),
+        stages=(stage(onnx_bytes=99),),
+    )
+    found = row_of(ran)
     assert found["way"] == "one scale for each channel, least error"
-    assert (found["bits"], found["top1_percent"], found["baseline"]) == (3, 50.0, {"onnx_bytes": 99})
-    record["recipe"] = {"stages": [{"stage": "train"}, prune, linear, tune]}
-    assert row_of(record)["way"] == (
+    assert (found["bits"], found["top1_percent"]) == (3, 50.0)
+    assert found["baseline"] == {
+        "validation_accuracy_fraction": 0.9,
+        "validation_top5_accuracy_fraction": 0.99,
+        "validation_loss": 0.3,
+        "onnx_bytes": 99,
+    }
+    tuned = replace(ran, recipe={"stages": [{"stage": "train"}, prune, linear, tune]})
+    assert row_of(tuned)["way"] == (
         "80 % pruned, one scale for each channel, least error, 20 epochs, learned scales"
     )
-    record["recipe"] = {"stages": [{"stage": "train"}, prune, linear]}  # pruned, but not tuned after rounding
-    assert row_of(record)["way"] == "80 % pruned, one scale for each channel, least error"
+    before = replace(ran, recipe={"stages": [{"stage": "train"}, prune, linear]})  # not tuned after rounding
+    assert row_of(before)["way"] == "80 % pruned, one scale for each channel, least error"
 
 
 @pytest.mark.parametrize(("bits", "fits"), [(4, True), (8, True), (12, False)])
@@ -126,8 +129,8 @@ def test_recipes_of_resnet20_share_one_training() -> None:
 
 
 def test_only_finished_trials_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_bits, "row_of", lambda record: row("x", record["bits"]))
-    found = [{"state": "finished", "bits": 2}, {"state": "failed", "bits": 3}]
+    monkeypatch.setattr(table_bits, "row_of", lambda trial: row("x", trial.settings["bits"]))
+    found = [trial(settings={"bits": 2}), trial(settings={"bits": 3}, state="failed")]
     monkeypatch.setattr("tersor.pipeline.study.run.run_study", lambda *_, **__: (Path(), found))
     rows, text = make_table("r1", None, Path("runs"), fast=True, quiet=True)
     assert {r["bits"] for r in rows} == {2}

@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import pytest
+from trials import trial
 
 from tersor.pipeline.reports import r2 as table_r2
 from tersor.pipeline.study.file import read_study
+from tersor.pipeline.study.trial import Trial
 
 
-def record(setting: str, value: float, accuracy: float) -> dict:
+def record(setting: str, value: float, accuracy: float) -> Trial:
     metrics = {"sparsity_fraction": 0.67, "test_accuracy_fraction": accuracy, "packed_bytes": 123456}
-    return {"state": "finished", "settings": {setting: value}, "metrics": metrics}
+    return trial(settings={setting: value}, metrics=metrics)
 
 
 def rows() -> list[dict]:

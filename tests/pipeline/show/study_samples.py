@@ -8,6 +8,7 @@ from typing import Any
 
 from tersor.pipeline.study.file import Limit, Top
 from tersor.pipeline.study.results import summarize, top
+from tersor.pipeline.study.trial import Trial
 
 EPOCHS = 20
 
@@ -40,7 +41,7 @@ def _content(
     for values in itertools.product(*axes.values()):
         for seed in seeds:
             records.append(_record(len(records), dict(zip(axes, values)), seed, rng))
-    summary = summarize(records)
+    summary = summarize([Trial.of({**record, "stages": []}) for record in records])
     tables = [
         Top(metric="validation_accuracy_fraction"),
         Top(metric="training_seconds", direction="minimize"),

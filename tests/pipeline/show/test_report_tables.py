@@ -1,12 +1,13 @@
 """The reports' tables: trials of their studies land in the right rows."""
 
-from typing import Any
+from trials import trial
 
 from tersor.pipeline.reports import r1 as table_r1
 from tersor.pipeline.reports import r3 as table_r3
+from tersor.pipeline.study.trial import Trial
 
 
-def trial(widths: list[int], hidden: int, accuracy: float, seconds: float) -> dict[str, Any]:
+def network(widths: list[int], hidden: int, accuracy: float, seconds: float) -> Trial:
     settings = {"arguments.widths": widths, "arguments.kernels": [3, 3], "arguments.hidden": hidden}
     metrics = {
         "test_accuracy_fraction": accuracy,
@@ -16,11 +17,11 @@ def trial(widths: list[int], hidden: int, accuracy: float, seconds: float) -> di
         "parameters": 1000,
         "macs": 2000,
     }
-    return {"settings": settings, "metrics": metrics, "state": "finished"}
+    return trial(settings=settings, metrics=metrics)
 
 
 def test_r3_table_sorts_ours_and_stands_beside_the_report() -> None:
-    trials = [trial([8, 8], 64, 0.88, 70), trial([8, 8], 100, 0.87, 60), trial([32, 32], 64, 0.89, 200)]
+    trials = [network([8, 8], 64, 0.88, 70), network([8, 8], 100, 0.87, 60), network([32, 32], 64, 0.89, 200)]
     rows = [table_r3.row_of(t) for t in trials]
     text = table_r3.markdown(rows, 72)
     assert text.startswith("3 of 72 networks")
@@ -40,8 +41,8 @@ def test_r1_trials_are_points_of_their_layer() -> None:
         "nonzero_weights": 10,
         "effective_macs": 100,
     }
-    one = {"settings": {"sparsity.layers": ["conv2"], "sparsity.amount": 0.3}, "metrics": metrics}
-    every = {"settings": {"sparsity.amount": 0.3}, "metrics": metrics}
+    one = trial(settings={"sparsity.layers": ["conv2"], "sparsity.amount": 0.3}, metrics=metrics)
+    every = trial(settings={"sparsity.amount": 0.3}, metrics=metrics)
     rows = table_r1.r1_table([table_r1.point_of(one), table_r1.point_of(every)])
     found = {row["layer"]: row for row in rows if row["top5_percent"] is not None}
     assert {row["level"] for row in found.values()} == {0.3}

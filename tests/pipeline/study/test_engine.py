@@ -18,6 +18,7 @@ from engine_jobs import job, prepare
 
 from tersor.errors import Unavailable
 from tersor.pipeline.study import engine, ray_cluster
+from tersor.pipeline.study.trial import Trial
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 
@@ -43,29 +44,29 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         engine.stop()
 
 
-def run(jobs: list[Any], which: str, workers: int = 2) -> dict[int, dict[str, Any]]:
-    """What `done` was told, by trial; each trial once."""
-    told: list[dict[str, Any]] = []
+def run(jobs: list[Any], which: str, workers: int = 2) -> dict[int, Trial]:
+    """What `done` was told, by number; each trial once."""
+    told: list[Trial] = []
     engine.run_jobs(jobs, which, workers, told.append)
-    assert len({record["trial"] for record in told}) == len(told) == len(jobs)
-    return {record["trial"]: record for record in told}
+    assert len({trial.trial for trial in told}) == len(told) == len(jobs)
+    return {trial.trial: trial for trial in told}
 
 
 def test_a_killed_worker_loses_no_trial_and_the_killer_is_recorded(
     which: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     told = run([job(0), job(1, "once"), job(2, "always")], which)
-    assert told[0]["state"] == "finished"
-    assert "this network cannot be built" in told[1]["error"]  # what it says when it is not killed
-    assert "SIGKILL" in told[2]["error"]
-    for number, record in told.items():
-        assert json.loads(Path(f"trials/k{number}.json").read_text()) == record
+    assert told[0].finished
+    assert "this network cannot be built" in str(told[1].error)  # what it says when it is not killed
+    assert "SIGKILL" in str(told[2].error)
+    for number, trial in told.items():
+        assert Trial.read(Path(f"trials/k{number}.json")) == trial
     assert capfd.readouterr().out == ""  # stdout belongs to results
 
 
 def test_an_error_in_a_trial_is_its_record(which: str) -> None:
     told = run([job(0, "raise"), job(1, "raise")], which)
-    assert ["this network cannot be built" in told[i]["error"] for i in (0, 1)] == [True, True]
+    assert ["this network cannot be built" in str(told[i].error) for i in (0, 1)] == [True, True]
 
 
 def test_threads_are_limited_when_a_worker_starts(which: str) -> None:
@@ -105,7 +106,7 @@ def test_engines_leave_nothing_in_the_home_folder(which: str, home: Path) -> Non
 
 def test_a_single_local_worker_is_a_process_of_its_own_too() -> None:
     """joblib's way would be to run its trials in this process."""
-    assert "SIGKILL" in run([job(0, "always")], "local", workers=1)[0]["error"]
+    assert "SIGKILL" in str(run([job(0, "always")], "local", workers=1)[0].error)
 
 
 def test_ctrl_c_ends_the_study_and_its_workers(which: str, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """The timing pass: in turn with the reference, each file once, finished trials only, written back whole."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nets import make
 from timings import given_times
+from trials import trial
 
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import benchmark
@@ -35,14 +37,8 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def write(folder: Path, number: int, onnx: Path, first: Path, **changes: Any) -> Path:
     path = folder / f"{number}.json"
-    record = {
-        "trial": number,
-        "state": "finished",
-        "metrics": {"x": 1.0},
-        "onnx": str(onnx),
-        "first": str(first),
-    }
-    path.write_text(json.dumps(record | changes))
+    plain = trial(trial=number, metrics={"x": 1.0}, onnx=str(onnx), first=str(first))
+    replace(plain, **changes).write(path)
     return path
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trials import trial
 
 from tersor.errors import BadInput
 from tersor.pipeline.study.file import Point, StudyFile
 from tersor.pipeline.study.optuna_search import rounds
+from tersor.pipeline.study.trial import Trial
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "digits.yaml"
 RATE, WIDTH = "train.learning_rate", "structure.sparsity"
@@ -33,19 +35,14 @@ def accuracy(point: Point) -> dict[str, float]:
     return {"validation_accuracy_fraction": float(value), "bytes": 1e4 * (1 - width)}
 
 
-def record(point: Point, metrics: dict[str, float] | None) -> dict[str, Any]:
+def record(point: Point, metrics: dict[str, float] | None, **changes: Any) -> Trial:
     state = "failed" if metrics is None else "finished"
-    return {
-        "trial": point.number,
-        "settings": point.settings,
-        "seed": point.seed,
-        "state": state,
-        "metrics": metrics or {},
-    }
+    head = {"trial": point.number, "settings": point.settings, "seed": point.seed, "state": state}
+    return trial(**head, metrics=metrics or {}, **changes)
 
 
-def run(asked: StudyFile, measure: Any = accuracy, most: int | None = None) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = []
+def run(asked: StudyFile, measure: Any = accuracy, most: int | None = None) -> list[Trial]:
+    records: list[Trial] = []
     for points in itertools.islice(rounds(asked, None, records), most):
         records += [record(point, measure(point)) for point in points]
     return records
@@ -56,7 +53,7 @@ def test_the_same_study_asks_the_same_points() -> None:
 
 
 def test_another_seed_asks_other_points() -> None:
-    assert [r["settings"] for r in run(study(seeds=[1]))] != [r["settings"] for r in run(study(seeds=[2]))]
+    assert [r.settings for r in run(study(seeds=[1]))] != [r.settings for r in run(study(seeds=[2]))]
 
 
 def test_a_restarted_search_asks_what_it_had_asked_and_goes_on() -> None:
@@ -67,11 +64,11 @@ def test_what_is_told_decides_what_is_asked() -> None:
     def upside_down(point: Point) -> dict[str, float]:
         return {k: -v for k, v in accuracy(point).items()}
 
-    assert [r["settings"] for r in run(study())] != [r["settings"] for r in run(study(), upside_down)]
+    assert [r.settings for r in run(study())] != [r.settings for r in run(study(), upside_down)]
 
 
 def test_tpe_comes_close_to_the_optimum() -> None:
-    best = max(r["metrics"]["validation_accuracy_fraction"] for r in run(study()))
+    best = max(r.metrics["validation_accuracy_fraction"] for r in run(study()))
     assert best > 0.995
 
 
@@ -90,7 +87,7 @@ def test_ranges_and_lists_give_values_that_a_recipe_takes() -> None:
         "both": {"settings": ["sharing.bits", "sharing.values"], "values": [[3, 8], [4, 16]]},
     }
     for r in run(study(axes=axes), lambda _: {"validation_accuracy_fraction": 0.5}):
-        settings = r["settings"]
+        settings = r.settings
         assert 0.001 <= settings[RATE] <= 1
         assert isinstance(settings["train.batch_size"], int)
         assert 16 <= settings["train.batch_size"] <= 64
@@ -101,8 +98,8 @@ def test_ranges_and_lists_give_values_that_a_recipe_takes() -> None:
 def test_no_setting_is_run_twice() -> None:
     asked = study(axes={WIDTH: [0.1, 0.2, 0.3]})
     records = run(asked, lambda _: {"validation_accuracy_fraction": 0.5})
-    assert sorted(r["settings"][WIDTH] for r in records) == [0.1, 0.2, 0.3]
-    assert [r["trial"] for r in records] == [0, 1, 2]
+    assert sorted(r.settings[WIDTH] for r in records) == [0.1, 0.2, 0.3]
+    assert [r.trial for r in records] == [0, 1, 2]
 
 
 def test_the_objective_is_the_mean_over_seeds() -> None:
@@ -113,13 +110,13 @@ def test_the_objective_is_the_mean_over_seeds() -> None:
         return {k: v + offset for k, v in accuracy(point).items()}
 
     seeds = study(seeds=[0, 1], search={"kind": "tpe", "trials": 24})
-    assert [r["settings"] for r in run(seeds, noisy)] == [r["settings"] for r in run(seeds)]
+    assert [r.settings for r in run(seeds, noisy)] == [r.settings for r in run(seeds)]
 
 
 def test_failed_trials_do_not_stop_a_search() -> None:
     records = run(study(), lambda point: accuracy(point) if point.number % 3 else None)
     assert len(records) == 30
-    assert max(r["metrics"].get("validation_accuracy_fraction", 0) for r in records) > 0.98
+    assert max(r.metrics.get("validation_accuracy_fraction", 0) for r in records) > 0.98
 
 
 def test_a_loss_that_is_no_number_counts_as_failed() -> None:
@@ -136,11 +133,11 @@ def test_nsga2_finds_the_front() -> None:
     records = run(study(search=search))
     first, last = records[:40], records[-40:]
 
-    def distance(chosen: list[dict[str, Any]]) -> float:
-        return float(np.median([abs(np.log10(r["settings"][RATE] / 0.03)) for r in chosen]))
+    def distance(chosen: list[Trial]) -> float:
+        return float(np.median([abs(np.log10(r.settings[RATE] / 0.03)) for r in chosen]))
 
     assert distance(last) < 0.5 * distance(first)
-    widths = [r["settings"][WIDTH] for r in last]
+    widths = [r.settings[WIDTH] for r in last]
     assert max(widths) - min(widths) > 0.2  # a front, not a point
     assert records == run(study(search=search))
 
@@ -151,7 +148,7 @@ def test_constraints_are_looked_at(kind: str, trials: int) -> None:
 
     def kept(**changes: Any) -> float:
         records = run(study(search={"kind": kind, "trials": trials}, workers=5, **changes))
-        return float(np.mean([r["metrics"]["bytes"] <= 3000 for r in records[len(records) // 2 :]]))
+        return float(np.mean([r.metrics["bytes"] <= 3000 for r in records[len(records) // 2 :]]))
 
     assert kept(constraints=[{"metric": "bytes", "max": 3000}]) > 0.4 > 0.25 > kept()
 
@@ -167,10 +164,10 @@ def test_a_missing_latency_says_why() -> None:
         return accuracy(point)
 
     asked = study(search={"kind": "tpe", "trials": 4, "objectives": [{"metric": "latency_p50_ms"}]})
-    records: list[dict[str, Any]] = []
+    records: list[Trial] = []
     with pytest.raises(BadInput, match="no GPU here"):  # noqa: PT012 - the error comes from the second round
         for points in rounds(asked, None, records):
-            records += [record(p, unmeasured(p)) | {"not_measured": "no GPU here"} for p in points]
+            records += [record(p, unmeasured(p), not_measured="no GPU here") for p in points]
 
 
 def test_an_axis_that_names_no_setting_is_told() -> None:

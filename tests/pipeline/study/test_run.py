@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from trials import trial
 
 from tersor.errors import BadInput, Busy, Unavailable
 from tersor.files import lock
@@ -16,6 +17,7 @@ from tersor.pipeline.study.file import Latency, Limit, Point, StudyFile, Top, re
 from tersor.pipeline.study.job import Job
 from tersor.pipeline.study.results import summarize, top, within
 from tersor.pipeline.study.run import _by_the_clock, run_study, shared_prefixes
+from tersor.pipeline.study.trial import Trial
 
 RECIPE = {
     "name": "tiny",
@@ -49,55 +51,55 @@ def study(folder: Path) -> StudyFile:
 
 
 @pytest.fixture(scope="module")
-def records(folder: Path, study: StudyFile) -> list[dict]:
+def records(folder: Path, study: StudyFile) -> list[Trial]:
     return run_study(study, folder / "runs", None, quiet=True)[1]
 
 
-def test_every_point_is_measured(records: list[dict]) -> None:
-    assert [r["state"] for r in records] == ["finished"] * 6
-    assert [r["metrics"]["sparsity_fraction"] for r in records] == pytest.approx(
+def test_every_point_is_measured(records: list[Trial]) -> None:
+    assert [r.state for r in records] == ["finished"] * 6
+    assert [r.metrics["sparsity_fraction"] for r in records] == pytest.approx(
         [0.1, 0.1, 0.5, 0.5, 0.9, 0.9], abs=0.01
     )
-    assert all(0 <= r["metrics"]["test_accuracy_fraction"] <= 1 for r in records)
-    assert [r["recipe"]["stages"][1]["amount"] for r in records] == [0.1, 0.1, 0.5, 0.5, 0.9, 0.9]
+    assert all(0 <= r.metrics["test_accuracy_fraction"] <= 1 for r in records)
+    assert [(r.recipe or {})["stages"][1]["amount"] for r in records] == [0.1, 0.1, 0.5, 0.5, 0.9, 0.9]
 
 
-def test_common_training_ran_once_a_seed(folder: Path, records: list[dict]) -> None:
+def test_common_training_ran_once_a_seed(folder: Path, records: list[Trial]) -> None:
     metrics = [json.loads(p.read_text()) for p in (folder / "runs/.stages").glob("*/metrics.json")]
     assert sorted(m["stage"] for m in metrics) == ["sparsity"] * 6 + ["train"] * 2
 
 
-def test_finished_study_is_not_run_again(folder: Path, study: StudyFile, records: list[dict]) -> None:
+def test_finished_study_is_not_run_again(folder: Path, study: StudyFile, records: list[Trial]) -> None:
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*.json") if p.name != "results.json"}
     assert run_study(study, folder / "runs", None, quiet=True)[1] == records
     after = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*.json") if p.name != "results.json"}
     assert before == after
 
 
-def test_missing_trial_alone_is_run_again(folder: Path, study: StudyFile, records: list[dict]) -> None:
-    path = folder / "runs/studies/s/trials" / f"{records[3]['key']}.json"
+def test_missing_trial_alone_is_run_again(folder: Path, study: StudyFile, records: list[Trial]) -> None:
+    path = folder / "runs/studies/s/trials" / f"{records[3].key}.json"
     old = json.loads(path.read_text())["metrics"]
     path.unlink()
     again = run_study(study, folder / "runs", None, quiet=True)[1]
-    assert again[3]["metrics"] == old
+    assert again[3].metrics == old
 
 
 def test_common_stages_are_told_and_those_reused_are_called_so(
-    folder: Path, study: StudyFile, records: list[dict], capsys: pytest.CaptureFixture[str]
+    folder: Path, study: StudyFile, records: list[Trial], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for record in records:
-        (folder / "runs/studies/s/trials" / f"{record['key']}.json").unlink()
+        (folder / "runs/studies/s/trials" / f"{record.key}.json").unlink()
     run_study(study, folder / "runs", None)
     told = capsys.readouterr().err
     assert "[1/2] train, common to several trials\n" in told
     assert re.search(r"\[1/2\] stage 1 .* 2/2, common to several trials, 2 reused\n", told), told
 
 
-def test_results_are_a_table_and_a_page(folder: Path, records: list[dict]) -> None:
+def test_results_are_a_table_and_a_page(folder: Path, records: list[Trial]) -> None:
     with (folder / "runs/studies/s/results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(r["sparsity.amount"]) for r in rows] == [0.1, 0.1, 0.5, 0.5, 0.9, 0.9]
-    assert float(rows[0]["packed_bytes"]) == records[0]["metrics"]["packed_bytes"]
+    assert float(rows[0]["packed_bytes"]) == records[0].metrics["packed_bytes"]
     assert "<html" in (folder / "runs/studies/s/report.html").read_text()
 
 
@@ -112,30 +114,30 @@ def test_failed_trial_is_recorded_and_does_not_stop_the_others(folder: Path) -> 
     }
     (folder / "f.yaml").write_text(yaml.safe_dump(content))
     records = run_study(read_study(folder / "f.yaml"), folder / "runs", None, quiet=True)[1]
-    assert [r["state"] for r in records] == ["finished", "failed"]
-    assert "training diverged" in records[1]["error"]
-    assert "test_accuracy_fraction" not in records[0]["metrics"]
+    assert [r.state for r in records] == ["finished", "failed"]
+    assert "training diverged" in str(records[1].error)
+    assert "test_accuracy_fraction" not in records[0].metrics
 
 
-def test_second_process_is_refused(folder: Path, study: StudyFile, records: list[dict]) -> None:
+def test_second_process_is_refused(folder: Path, study: StudyFile, records: list[Trial]) -> None:
     with lock(folder / "runs/studies/s/.lock", "it"), pytest.raises(Busy, match="study 's'"):
         run_study(study, folder / "runs", None, quiet=True)
 
 
 def test_a_tracking_server_that_goes_away_stops_no_trial_and_gets_the_rest_later(
-    folder: Path, study: StudyFile, records: list[dict], monkeypatch: pytest.MonkeyPatch
+    folder: Path, study: StudyFile, records: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged: list[int] = []
 
-    def open_flaky(name: str, uri: str, runs: Path) -> Callable[[dict], None]:
+    def open_flaky(name: str, uri: str, runs: Path) -> Callable[[Trial], None]:
         left = iter(range(2))
 
-        def track(record: dict) -> None:
-            if record["trial"] in logged:
+        def track(record: Trial) -> None:
+            if record.trial in logged:
                 return
             if next(left, None) is None:
                 raise Unavailable("the tracking server does not answer")
-            logged.append(record["trial"])
+            logged.append(record.trial)
 
         return track
 
@@ -150,12 +152,12 @@ def test_a_tracking_server_that_goes_away_stops_no_trial_and_gets_the_rest_later
 
 
 def test_a_finished_study_is_timed_when_that_is_asked_for_or_was_interrupted(
-    folder: Path, study: StudyFile, records: list[dict]
+    folder: Path, study: StudyFile, records: list[Trial]
 ) -> None:
     timed = study.model_copy(update={"latency": Latency(seconds_per_model=0.01)})
     found = run_study(timed, folder / "runs", None, quiet=True)[1]
-    assert all(record["metrics"]["latency_p50_ms"] > 0 for record in found)
-    assert [r["metrics"]["packed_bytes"] for r in found] == [r["metrics"]["packed_bytes"] for r in records]
+    assert all(record.metrics["latency_p50_ms"] > 0 for record in found)
+    assert [r.metrics["packed_bytes"] for r in found] == [r.metrics["packed_bytes"] for r in records]
 
 
 @pytest.mark.parametrize(
@@ -176,10 +178,10 @@ def test_trials_that_choose_widths_by_the_clock_run_alone(stage: dict, alone: bo
 
 def test_seeds_give_mean_and_spread() -> None:
     trials = [
-        {"settings": {"a": 1}, "state": "finished", "metrics": {"x": 1.0}},
-        {"settings": {"a": 1}, "state": "finished", "metrics": {"x": 3.0}},
-        {"settings": {"a": 1}, "state": "failed", "metrics": {}},
-        {"settings": {"a": 2}, "state": "finished", "metrics": {"x": 5.0}},
+        trial(settings={"a": 1}, metrics={"x": 1.0}),
+        trial(settings={"a": 1}, metrics={"x": 3.0}),
+        trial(settings={"a": 1}, state="failed"),
+        trial(settings={"a": 2}, metrics={"x": 5.0}),
     ]
     first, second = summarize(trials)
     assert (first["mean"]["x"], first["seeds"], first["failed"]) == (2.0, 2, 1)

@@ -6,16 +6,19 @@ import os
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nets import make
+from trials import stage, trial
 
 from tersor.errors import BadInput, Unavailable
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.pipeline.study import tracking
 from tersor.pipeline.study.tracking import open_tracker
+from tersor.pipeline.study.trial import Trial
 
 pytest.importorskip("mlflow", reason="mlflow is not installed")
 
@@ -33,23 +36,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-def record(onnx: Path, **changes: Any) -> dict[str, Any]:
+def record(onnx: Path, **changes: Any) -> Trial:
     history = [
         {"epoch": 1, "train_loss": 2.0, "seconds": 0.1},
         {"epoch": 2, "train_loss": 1.5, "seconds": 0.2},
     ]
-    return {
-        "trial": 3,
-        "key": "abc",
-        "settings": {"sparsity.amount": 0.5, "train.optimizer": "adam"},
-        "seed": 7,
-        "state": "finished",
-        "error": None,
-        "onnx": str(onnx),
-        "recipe": {"name": "x", "model": "mnist", "stages": [{"name": "train", "epochs": 2}]},
-        "metrics": {"validation_accuracy_fraction": 0.9, "packed_bytes": 1234, "seconds": float("nan")},
-        "stages": [{"name": "train", "details": {"history": history}}, {"name": "prune", "details": {}}],
-    } | changes
+    plain = trial(
+        trial=3,
+        key="abc",
+        settings={"sparsity.amount": 0.5, "train.optimizer": "adam"},
+        seed=7,
+        onnx=str(onnx),
+        recipe={"name": "x", "model": "mnist", "stages": [{"name": "train", "epochs": 2}]},
+        metrics={"validation_accuracy_fraction": 0.9, "packed_bytes": 1234, "seconds": float("nan")},
+        stages=(stage("train", details={"history": history}), stage("prune")),
+    )
+    return replace(plain, **changes)
 
 
 def logged(runs: Path, name: str) -> list[Any]:
@@ -126,7 +128,7 @@ def test_a_failed_trial_is_failed_with_its_error_and_logged_again_when_it_finish
     runs: Path, onnx: Path
 ) -> None:
     track = open_tracker("failed", "sqlite", runs)
-    track(record(onnx, state="failed", error="the loss is no number", metrics={}, stages=[]))
+    track(record(onnx, state="failed", error="the loss is no number", metrics={}, stages=()))
     (run,) = logged(runs, "failed")
     assert run.info.status == "FAILED"
     assert run.data.tags["mlflow.note.content"] == "the loss is no number"
@@ -138,7 +140,7 @@ def test_more_settings_and_epochs_than_a_request_holds(runs: Path, onnx: Path) -
     many = [{"epoch": i, "train_loss": float(i)} for i in range(1, 251)]
     settings = {f"a.s{i}": "x" * 1000 for i in range(120)}
     track = open_tracker("many", "sqlite", runs)
-    track(record(onnx, settings=settings, stages=[{"name": "train", "details": {"history": many}}]))
+    track(record(onnx, settings=settings, stages=(stage("train", details={"history": many}),)))
     (run,) = logged(runs, "many")
     assert len([key for key in run.data.params if key.startswith("a.s")]) == 120
     assert len(history(runs, run, "train/train_loss")) == 250
