@@ -15,9 +15,23 @@ import tersor
 from tersor.errors import BadInput, ClaimBroken
 
 PUBLIC = {
-    "Bundle", "Data", "Network", "Recipe", "Run", "benchmark", "compress", "deploy", "errors", "inspect",
-    "load", "pack", "stages", "study", "unpack", "verify",
-}  # fmt: skip
+    "Bundle",
+    "Data",
+    "Network",
+    "Recipe",
+    "Run",
+    "benchmark",
+    "compress",
+    "deploy",
+    "errors",
+    "inspect",
+    "load",
+    "pack",
+    "stages",
+    "study",
+    "unpack",
+    "verify",
+}
 WITHOUT_TORCH = ("Bundle", "Data", "benchmark", "errors", "inspect", "load", "pack", "unpack", "verify")
 
 

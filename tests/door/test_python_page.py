@@ -12,9 +12,14 @@ PAGE = (ROOT / "docs" / "python.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 
 SHORT = {
-    "train.epochs": 12, "tune-structure.epochs": 2, "tune-sparsity-1.epochs": 2, "tune-sparsity-2.epochs": 2,
-    "tune-sharing.epochs": 1, "deploy.seconds_per_model": 0.03, "gates.max_accuracy_drop": 0.5,
-}  # fmt: skip
+    "train.epochs": 12,
+    "tune-structure.epochs": 2,
+    "tune-sparsity-1.epochs": 2,
+    "tune-sparsity-2.epochs": 2,
+    "tune-sharing.epochs": 1,
+    "deploy.seconds_per_model": 0.03,
+    "gates.max_accuracy_drop": 0.5,
+}
 
 
 def test_the_page_shows_every_public_name() -> None:

@@ -19,8 +19,17 @@ GROUPS = {
     "recipe": ["settings", "schema", "plan"],
 }
 DAILY = [
-    "compress", "deploy", "verify", "benchmark", "report", "pack", "unpack", "inspect", "study", "profile",
-]  # fmt: skip
+    "compress",
+    "deploy",
+    "verify",
+    "benchmark",
+    "report",
+    "pack",
+    "unpack",
+    "inspect",
+    "study",
+    "profile",
+]
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
