@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from tersor.export.bundle.manifest import Artifact, Latency
+from tersor.export.bundle.manifest import Artifact
+from tersor.export.timing.latency import LatencyRow
 from tersor.export.timing.providers import TARGETS
 
 
@@ -30,11 +31,11 @@ def advise(artifacts: Sequence[Artifact], targets: Sequence[str]) -> list[str]:
     return told
 
 
-def _same(one: Latency, other: Latency) -> bool:
+def _same(one: LatencyRow, other: LatencyRow) -> bool:
     return (one.provider, one.batch, one.threads) == (other.provider, other.batch, other.threads)
 
 
-def _compared(target: str, row: Latency, own: Latency) -> str:
+def _compared(target: str, row: LatencyRow, own: LatencyRow) -> str:
     where = f"at batch {row.batch}, {row.threads} thread(s)"
     times = f"{row.p50_ms:.4g} against {own.p50_ms:.4g} ms"
     if row.p50_low_ms > own.p50_high_ms:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tersor.export.bundle.manifest import Latency, Manifest, needed
+from tersor.export.bundle.manifest import Manifest, needed
+from tersor.export.timing.latency import LatencyRow
 
 _NO_VERSIONS = {"cpu", "model", "system", "device"}
 
@@ -117,7 +118,7 @@ def _int8(manifest: Manifest) -> str:
     return "## int8\n\n" + "\n\n".join(lines)
 
 
-def _speedup(row: Latency) -> str:
+def _speedup(row: LatencyRow) -> str:
     same = "" if row.distinguishable else " (not distinguishable)"
     return f"{row.speedup:.2f}x [{row.speedup_low:.2f}, {row.speedup_high:.2f}]{same}"
 

@@ -6,18 +6,18 @@ from tersor.export.bundle.manifest import (
     Artifact,
     Input,
     Int8,
-    Latency,
     Manifest,
     NotMeasured,
     Parity,
 )
+from tersor.export.timing.latency import LatencyRow
 from tersor.models.preprocessing import Preprocessing
 
 
 def row(
     p50: float, *, batch: int = 1, spread: float = 0.01, provider: str = "CPUExecutionProvider"
-) -> Latency:
-    return Latency(
+) -> LatencyRow:
+    return LatencyRow(
         provider,
         batch,
         threads=1,
@@ -35,7 +35,7 @@ def row(
     )
 
 
-def entry(file: str, kind: str, *rows: Latency) -> Artifact:
+def entry(file: str, kind: str, *rows: LatencyRow) -> Artifact:
     return Artifact(file, kind, 9, "0" * 64, latency=rows)
 
 
