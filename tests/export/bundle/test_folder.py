@@ -199,9 +199,9 @@ def test_card_tells_the_measured_numbers_and_what_was_not_measured():
     card = model_card(manifest())
     for words in (
         "31.2 times smaller",
-        "| `model.onnx` | fp32 | 100 | 97.22 % | 1e-06 |",
+        "| `model.onnx` | fp32 | 100 | 1.00 | 97.22 % | +0.00 points | 1e-06 |",
         "2.50x",
-        "Measured on a CPU, VNNI. All files",
+        "Measured on a CPU, VNNI. Speed-up is",
         "Data: digits (images: train 1,000, test 360; split seed 3).",
         "1.00x [0.99, 1.01] (not distinguishable)",
         "cuda: no GPU here",
@@ -221,7 +221,7 @@ def test_card_says_nothing_of_what_is_missing():
     )
     card = model_card(bare)
     assert "## Latency" not in card
-    assert "| `baseline.onnx` | fp32 | 100 | not measured |" in card
+    assert "| `baseline.onnx` | fp32 | 100 | 1.00 | not measured |" in card
 
 
 def test_the_cards_code_runs_and_preprocesses_as_tersor_does(plain_onnx, tmp_path, make_images, monkeypatch):
@@ -252,3 +252,8 @@ def test_the_licence_is_that_of_the_weights(tmp_path):
 def test_a_speedup_in_the_card_has_its_interval():
     timed = entry("model.onnx", "fp32", row(2.5, spread=0.1))
     assert "2.50x [2.40, 2.60]" in model_card(replace(manifest(), artifacts=(timed,)))
+
+
+def test_the_card_marks_times_of_a_busy_machine():
+    timed = entry("model.onnx", "fp32", replace(row(2.5), busy="90 switches", narrow=False))
+    assert "(wide, machine busy: 90 switches)" in model_card(replace(manifest(), artifacts=(timed,)))
