@@ -140,6 +140,7 @@ def benchmark(
     seconds_per_model: float = 1.0,
     inputs: np.ndarray | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    same_inputs: bool = True,
     force: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Timings:
@@ -162,6 +163,7 @@ def benchmark(
         seconds_per_model: spent on each model at each (batch, threads), at least; 2.5 times as much at most.
         inputs: images to run, float32 (N, C, H, W), repeated as needed; None: noise.
         shapes: of inputs with free dimensions beside the batch; see `feeds.feed`.
+        same_inputs: whether all models must take inputs of the same shapes.
         force: keep what was timed on a busy machine, marked.
         progress: called with the fraction done, 0 to 1.
 
@@ -187,7 +189,8 @@ def benchmark(
             """All sessions, anew."""
             sessions = {name: open_session(model, target, threads=count) for name, model in opened.items()}
             feeds = {name: feed(s, batch, shapes, inputs=inputs) for name, s in sessions.items()}
-            check_same(feeds)
+            if same_inputs:
+                check_same(feeds)
             for name, session in sessions.items():
                 check_runs(session, feeds[name])  # what does not fit is told here, in words
             fed[:] = [described(feeds[baseline], inputs is not None)]

@@ -95,6 +95,7 @@ def _time(
             batches=(settings.batch,),
             threads=(1,),
             seconds_per_model=settings.seconds_per_model,
+            same_inputs=False,  # the size of the images may be what is studied
             progress=progress,
         )
     except (BadInput, Unavailable) as error:
