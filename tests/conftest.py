@@ -4,16 +4,17 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator  # noqa: E402
+
 import pytest  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def _quiet(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> Iterator[None]:
     """The machine counts as quiet: tests run beside others, and only those of the clock ask who ran."""
-    if "export/timing" in request.node.nodeid:
-        return
     from tersor.export.timing import benchmark, clock
 
-    monkeypatch.setattr(benchmark, "MOST_SITTINGS", benchmark.FEWEST_SITTINGS)
-
-    monkeypatch.setattr(clock.Signs, "busy", lambda *_, **__: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "MOST_SITTINGS", benchmark.FEWEST_SITTINGS)
+        patch.setattr(clock.Signs, "busy", lambda *_, **__: None)
+        yield
