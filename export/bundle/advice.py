@@ -15,8 +15,8 @@ def advise(artifacts: Sequence[Artifact], targets: Sequence[str]) -> list[str]:
         targets: keys of `TARGETS`.
 
     Returns:
-        Sentences; none where nothing was measured. Timings are compared at the same batch size and threads,
-        by their confidence intervals.
+        Sentences; none where nothing was measured, or on a busy machine only. Timings are compared at the
+        same batch size and threads, by their confidence intervals.
     """
     plain = next((a for a in artifacts if a.file == "model.onnx"), None)
     told: list[str] = []
@@ -26,7 +26,7 @@ def advise(artifacts: Sequence[Artifact], targets: Sequence[str]) -> list[str]:
         for target in targets:
             for row in artifact.latency:
                 own = next((r for r in plain.latency if _same(r, row)), None)
-                if own is not None and row.provider == TARGETS[target]:
+                if own is not None and row.provider == TARGETS[target] and row.busy is None:
                     told.append(_compared(target, row, own))
     return told
 

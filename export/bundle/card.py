@@ -5,7 +5,7 @@ from typing import Any
 
 from tersor.export.bundle.manifest import Artifact, Manifest, Recommended, needed
 from tersor.export.timing.benchmark import Conditions
-from tersor.export.timing.latency import LatencyRow
+from tersor.export.timing.latency import LatencyRow, ratio_told
 
 _NO_VERSIONS = {"cpu", "model", "system", "device"}
 
@@ -35,7 +35,7 @@ def _title(manifest: Manifest) -> str:
     lines = [
         f"# {manifest.name}",
         f"An image classifier with {len(classes)} classes ({', '.join(classes[:12])}"
-        f"{', ...' if len(classes) > 12 else ''}) for inputs of {shape}. ",
+        f"{', ...' if len(classes) > 12 else ''}) for inputs of {shape}.",
     ]
     lines += [_recommended(manifest, choice, target) for target, choice in _choices(manifest)]
     plain = next((a.file for a in manifest.artifacts if a.kind == "fp32"), None)
@@ -115,8 +115,8 @@ def _latency(manifest: Manifest) -> str:
             f"{row.p50_ms:.4g} [{row.p50_low_ms:.4g}, {row.p50_high_ms:.4g}]",
             *(f"{milliseconds:.4g}" for milliseconds in (row.p90_ms, row.p99_ms)),
             _speedup(row),
-            _ratio(row.in_turn_speedup_low, row.in_turn_speedup, row.in_turn_speedup_high),
-            _ratio(row.device_speedup_low, row.device_speedup, row.device_speedup_high),
+            ratio_told(row.in_turn_speedup_low, row.in_turn_speedup, row.in_turn_speedup_high),
+            ratio_told(row.device_speedup_low, row.device_speedup, row.device_speedup_high),
         ]
         for entry in manifest.entries
         for row in entry.latency
@@ -189,14 +189,7 @@ def _speedup(row: LatencyRow) -> str:
         (f"machine busy: {row.busy}", row.busy is not None),
     )
     told = ", ".join(word for word, holds in doubts if holds)
-    return _ratio(row.speedup_low, row.speedup, row.speedup_high) + (f" ({told})" if told else "")
-
-
-def _ratio(low: float | None, middle: float | None, high: float | None) -> str:
-    """A ratio with its interval; empty where it was not measured."""
-    if low is None or middle is None or high is None:
-        return ""
-    return f"{middle:.2f}x [{low:.2f}, {high:.2f}]"
+    return ratio_told(row.speedup_low, row.speedup, row.speedup_high) + (f" ({told})" if told else "")
 
 
 def _usage(manifest: Manifest) -> str:

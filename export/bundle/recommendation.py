@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from tersor.export.bundle.manifest import Artifact, Recommended
-from tersor.export.timing.latency import LatencyRow
+from tersor.export.timing.latency import LatencyRow, ratio_told
 from tersor.export.timing.providers import TARGETS
 
 PLAINEST_FIRST = ("fp32", "lowbit", "fp16", "int8")
@@ -57,7 +57,7 @@ def _one(
     close = [(a, r) for a, r in faster if r.decisive[2] >= best.decisive[0]]
     chosen, row = min(close, key=lambda pair: (_plainness(pair[0]), pair[0].difference, pair[0].bytes))
     low, middle, high = row.decisive
-    why = f"{_told(row)}, {middle:.2f}x [{low:.2f}, {high:.2f}] the baseline"
+    why = f"{_told(row)}, {ratio_told(low, middle, high)} the baseline"
     if len(close) > 1:
         why += "; of the files as fast within the noise, the plainest"
     return Recommended(chosen.file, batch, middle, why, target, threads, low, high)

@@ -190,7 +190,7 @@ def benchmark(
             sessions = {name: open_session(model, target, threads=count) for name, model in opened.items()}
             feeds = {name: feed(s, batch, shapes, inputs=inputs) for name, s in sessions.items()}
             if same_inputs:
-                check_same(feeds)
+                check_same({name: feeds[name] for name in models})
             for name, session in sessions.items():
                 check_runs(session, feeds[name])  # what does not fit is told here, in words
             fed[:] = [described(feeds[baseline], inputs is not None)]
@@ -320,19 +320,20 @@ def _conditions(
         return None if value is None else round(value, digits)
 
     return Conditions(
-        asked.provider,
-        asked.batch,
-        asked.threads,
-        signs.processors,
-        clock.governor(),
-        round(signs.share, 4),
-        round(noise, 5),
-        *sittings,
-        fed,
-        rounded(load, 2),
-        rounded(signs.switches_per_s, 1),
-        rounded(signs.others, 2),
-        rounded(signs.stolen, 3),
+        provider=asked.provider,
+        batch=asked.batch,
+        threads=asked.threads,
+        processors=signs.processors,
+        governor=clock.governor(),
+        share=round(signs.share, 4),
+        noise_fraction=round(noise, 5),
+        sittings=sittings[0],
+        busy_sittings=sittings[1],
+        fed=fed,
+        load=rounded(load, 2),
+        involuntary_switches_per_s=rounded(signs.switches_per_s, 1),
+        others=rounded(signs.others, 2),
+        stolen=rounded(signs.stolen, 3),
     )
 
 
@@ -365,20 +366,21 @@ def _row(
     speedup_low, speedup, speedup_high = alone.speedup
     p90, p99 = (max(p50, float(v)) for v in np.percentile(samples, [90, 99]))
     return LatencyRow(
-        asked.provider,
-        asked.batch,
-        asked.threads,
-        p50,
-        p90,
-        p99,
-        speedup,
-        low,
-        high,
-        speedup_low,
-        speedup_high,
-        not speedup_low <= 1.0 <= speedup_high,
-        asked.batch / p50 * 1e3,
-        len(samples),
+        file=name,
+        provider=asked.provider,
+        batch=asked.batch,
+        threads=asked.threads,
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        speedup=speedup,
+        p50_low_ms=low,
+        p50_high_ms=high,
+        speedup_low=speedup_low,
+        speedup_high=speedup_high,
+        distinguishable=not speedup_low <= 1.0 <= speedup_high,
+        throughput_per_s=asked.batch / p50 * 1e3,
+        rounds=len(samples),
         in_turn_p50_ms=in_turn.p50_ms[1],
         in_turn_speedup=in_turn.speedup[1],
         in_turn_speedup_low=in_turn.speedup[0],
@@ -387,7 +389,6 @@ def _row(
         sittings=len(kept),
         narrow=alone.half_width <= PRECISION,
         busy=busy,
-        file=name,
     )
 
 

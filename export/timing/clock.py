@@ -9,7 +9,6 @@ does not.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,8 +24,6 @@ MOST_CROWD = 0.2
 """By how much the processors in use may exceed those that are there: /proc/stat counts in 10 ms."""
 STAT, GOVERNOR = Path("/proc/stat"), Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 TICKS_PER_S = 100
-LOW_PERCENT = 10
-"""Percentile of processor time that holds on a busy machine, within 2 to 5 % (tried)."""
 
 
 @dataclass(frozen=True)
@@ -149,31 +146,6 @@ def governor() -> str:
         return GOVERNOR.read_text().strip() or "not told"
     except OSError:
         return "not told"
-
-
-def processor_ms(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """How long each function has the processor: a low percentile, in turn, in milliseconds a run.
-
-    It holds within 2 to 5 % on a busy machine where wall time is off by a factor, so what only chooses among
-    candidates goes by it. It is no claim of speed: another thread's work and waiting are not in it.
-
-    Args:
-        calls: name -> a function of no arguments that works in this thread only.
-        seconds: of processor time spent on each.
-    """
-    for call in calls.values():
-        call()
-    times: dict[str, list[int]] = {name: [] for name in calls}
-    budget_ns = seconds * 1e9 * len(calls)
-    spent = 0
-    while spent < budget_ns or min(map(len, times.values()), default=3) < 3:
-        for name, call in calls.items():
-            call()  # its own caches are warm again, whatever ran before
-            began = time.thread_time_ns()
-            call()
-            times[name].append(time.thread_time_ns() - began)
-            spent += 2 * times[name][-1] + 1
-    return {name: float(np.percentile(values, LOW_PERCENT)) / 1e6 for name, values in times.items()}
 
 
 @dataclass(frozen=True)

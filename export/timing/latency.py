@@ -85,6 +85,13 @@ class LatencyRow(Record):
         return low, middle, high
 
 
+def ratio_told(low: float | None, middle: float | None, high: float | None, unit: str = "x") -> str:
+    """A ratio with its interval, such as `2.00x [1.90, 2.10]`; empty where it was not measured."""
+    if low is None or middle is None or high is None:
+        return ""
+    return f"{middle:.2f}{unit} [{low:.2f}, {high:.2f}]"
+
+
 @dataclass(frozen=True)
 class Figure:
     """A median and a ratio with their 95 % intervals (each low, middle, high)."""

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from tersor.export.bundle.verify import Check
 from tersor.export.timing.benchmark import Timings
-from tersor.export.timing.latency import LatencyRow
+from tersor.export.timing.latency import LatencyRow, ratio_told
 
 
 def latency_table(rows: Sequence[LatencyRow]) -> Table:
@@ -30,9 +30,9 @@ def latency_table(rows: Sequence[LatencyRow]) -> Table:
     for column in columns + (["device ms", "device x"] if on_device else []):
         table.add_column(column, justify="left" if column in ("file", "provider") else "right")
     for row in rows:
-        ratio = ratio_told(row.speedup_low, row.speedup, row.speedup_high)
-        in_turn = ratio_told(row.in_turn_speedup_low, row.in_turn_speedup, row.in_turn_speedup_high)
-        device = ratio_told(row.device_speedup_low, row.device_speedup, row.device_speedup_high)
+        ratio = ratio_told(row.speedup_low, row.speedup, row.speedup_high, "")
+        in_turn = ratio_told(row.in_turn_speedup_low, row.in_turn_speedup, row.in_turn_speedup_high, "")
+        device = ratio_told(row.device_speedup_low, row.device_speedup, row.device_speedup_high, "")
         cells = [f"{ms:.4g}" for ms in (row.p50_ms, row.p90_ms, row.p99_ms)]
         cells += [f"{row.throughput_per_s:,.0f}", ratio + _doubts(row), in_turn]
         if on_device:
@@ -40,13 +40,6 @@ def latency_table(rows: Sequence[LatencyRow]) -> Table:
         place = row.provider.removesuffix("ExecutionProvider")
         table.add_row(Path(row.file or "").name, place, str(row.batch), str(row.threads), *cells)
     return table
-
-
-def ratio_told(low: float | None, middle: float | None, high: float | None) -> str:
-    """A ratio with its interval; empty where it was not measured."""
-    if low is None or middle is None or high is None:
-        return ""
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def conditions_told(timed: Timings) -> list[str]:

@@ -176,8 +176,9 @@ def test_a_file_of_a_fixed_batch_is_timed_at_it_unless_told_otherwise(tmp_path):
 
 def test_files_of_different_shapes_are_not_compared(tmp_path):
     files = [fixed_model(tmp_path, 1, 4), fixed_model(tmp_path, 1, 5)]
-    with pytest.raises(BadInput, match="inputs of different shapes"):
+    with pytest.raises(BadInput, match="inputs of different shapes") as told:
         time_files(files, "cpu", seconds=0.01)
+    assert f"Got 1x5 in {files[1]}. Wanted 1x4, as in {files[0]}." in str(told.value)
 
 
 def test_an_unknown_baseline_and_wrong_inputs_are_told(plain_onnx, make_images):

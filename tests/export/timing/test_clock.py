@@ -1,4 +1,4 @@
-"""The clock tells when others ran, from the signs that tell; and what holds even then."""
+"""The clock tells when others ran, from the signs that tell."""
 
 import dataclasses
 from collections import namedtuple
@@ -7,7 +7,7 @@ import pytest
 from timings import BUSY, QUIET
 
 from tersor.export.timing import clock
-from tersor.export.timing.clock import Signs, Watch, processor_ms, together
+from tersor.export.timing.clock import Signs, Watch, together
 
 
 def seen(**changes):
@@ -93,30 +93,6 @@ def test_a_system_without_its_counters_is_not_told_of(monkeypatch, tmp_path, tex
         (tmp_path / "stat").write_text(text)
     signs = Watch().signs()
     assert (signs.others, signs.stolen) == (None, None)
-
-
-def test_processor_time_is_a_low_percentile_of_warm_runs(monkeypatch):
-    """Every other run is a cold one that counts for the time spent only; one in ten is disturbed."""
-    spent = {"ns": 0, "runs": 0}
-
-    def work():
-        spent["runs"] += 1
-        cold = spent["runs"] % 2 == 0
-        spent["ns"] += 9_000_000 if cold else 1_000_000 + (spent["runs"] % 20 == 1) * 5_000_000
-
-    monkeypatch.setattr(clock.time, "thread_time_ns", lambda: spent["ns"])
-    assert processor_ms({"only": work}, 0.2)["only"] == pytest.approx(1.0)
-
-
-def test_processor_time_tells_four_times_the_work(monkeypatch):
-    spent = {"ns": 0}
-
-    def takes(ms):
-        return lambda: spent.__setitem__("ns", spent["ns"] + ms * 1_000_000)
-
-    monkeypatch.setattr(clock.time, "thread_time_ns", lambda: spent["ns"])
-    times = processor_ms({"short": takes(1), "long": takes(4)}, 0.05)
-    assert times["long"] / times["short"] == pytest.approx(4.0)
 
 
 def test_signs_are_frozen():
