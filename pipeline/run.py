@@ -80,6 +80,8 @@ def run_stages(
             )
             if ledger == "all" or (ledger == "last" and index == last):
                 add_ledger(results[-1], tell)
+            if results[-1].reused:
+                reporter.reused()
             tell(1.0, summary(results[-1]))
     return results
 
