@@ -132,7 +132,7 @@ def _histograms(
         none = values.numel() - alive
         zeros[layer] += none
         if alive and high > low:
-            # zeros are counted and taken off their bin: to gather what is not zero costs five times as much
+            # zeros are counted and taken off their bin: to gather what is not zero costs as much again
             counts[layer] += np.histogram(values.numpy(), BINS, (low, high))[0]
             counts[layer] -= none * np.histogram(np.zeros(1, np.float32), BINS, (low, high))[0]
         elif alive:
