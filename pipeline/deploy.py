@@ -20,6 +20,7 @@ from tersor.pipeline.data.load import Data, data_of
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.shipping import gates
 from tersor.pipeline.shipping.files import confusions, make_files, measure_files, time_files
+from tersor.pipeline.shipping.int8_choice import settled
 from tersor.pipeline.shipping.manifest import make_manifest
 from tersor.pipeline.show.report import write_report
 from tersor.pipeline.stages.environment import prepare_torch
@@ -71,8 +72,10 @@ def deploy(
             shipped = measure_files(files, run, work, data, tell)
         with reporter.step() as tell:
             latency = time_files(recipe, shipped, data, [t for t, _ in not_measured], tell)
-        manifest = make_manifest(recipe, data, shipped, latency, not_measured + skipped, run.stages)
-        advice = tuple(advise(manifest.artifacts, recipe.deploy.targets))
+        manifest = make_manifest(
+            settled(recipe, int8), data, shipped, latency, not_measured + skipped, run.stages
+        )
+        advice = tuple(advise(manifest.artifacts, recipe.deploy.targets, int8))
         manifest = replace(manifest, int8=int8, advice=advice, confusion=confusions(data, shipped))
         broken = gates.broken(manifest.gates or ())
         with reporter.step() as tell, writing(dist):

@@ -9,7 +9,7 @@ import pytest
 from nets import blobs, make
 
 from tersor.errors import BadInput
-from tersor.export.forms.int8 import LayerGrid
+from tersor.export.forms.int8_grids import LayerGrid
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.models.network import Activation, Network
 from tersor.pipeline.accuracy.evaluate import Images
