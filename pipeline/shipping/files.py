@@ -119,6 +119,7 @@ def _int8(recipe: Recipe, work: Path, final: Network, data: Data, tell: Tell) ->
     expected = outputs(providers.open_session(work / "model.onnx", "cpu"), shown)
 
     def within(path: Path) -> bool:
+        """Whether the file is within the parity bound of the fp32 one."""
         return max_abs_diff(providers.open_session(path, "cpu"), shown, expected) <= bound("int8", expected)
 
     methods = METHODS if settings.int8_calibration == "auto" else (settings.int8_calibration,)
