@@ -152,6 +152,7 @@ class Int8(_Claim):
     operators: the set that is in integers; layout: of the first layer. sets: set -> its validation accuracy
     and, where times decided, ms; layouts: layout -> ms of the first layer alone.
     integer_operators, float_operators, smooth_activations: operator -> nodes of the file.
+    From `operators` on nothing is told by bundles made before there were sets.
     """
 
     floor: float | None
@@ -166,8 +167,8 @@ class Int8(_Claim):
     holds: bool
     helps: Mapping[str, float]
     tried: Mapping[str, float]
-    operators: str = "weighted"
-    layout: str = "plain"
+    operators: str | None = None
+    layout: str | None = None
     sets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     layouts: Mapping[str, float] = field(default_factory=dict)
     integer_operators: Mapping[str, int] = field(default_factory=dict)
