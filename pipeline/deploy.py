@@ -21,6 +21,7 @@ from tersor.pipeline.data.load import Data, data_of
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.shipping import gates
 from tersor.pipeline.shipping.files import confusions, make_files, measure_files, time_files
+from tersor.pipeline.shipping.int8_choice import settled
 from tersor.pipeline.shipping.manifest import make_manifest
 from tersor.pipeline.show.report import write_report
 from tersor.pipeline.stages.environment import prepare_torch
@@ -76,8 +77,10 @@ def deploy(
             missing = [target for target, _ in not_measured]
             timings = time_files(recipe, shipped, data, missing, force, tell)
             _check_timed(timings, require)
-        manifest = make_manifest(recipe, data, shipped, timings, not_measured + skipped, run.stages)
-        advice = tuple(advise(manifest.artifacts, recipe.deploy.targets))
+        manifest = make_manifest(
+            settled(recipe, int8), data, shipped, timings, not_measured + skipped, run.stages
+        )
+        advice = tuple(advise(manifest.artifacts, recipe.deploy.targets, int8))
         manifest = replace(manifest, int8=int8, advice=advice, confusion=confusions(data, shipped))
         broken = gates.broken(manifest.gates or ())
         with reporter.step() as tell, writing(dist):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.files import digest_of
@@ -19,21 +19,34 @@ from tersor.pipeline.data.load import Data, data_of
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.stages.environment import check_device, prepare_torch
 from tersor.pipeline.stages.identity import stage_identity, stage_seed, versions
-from tersor.pipeline.stages.measure import measure
+from tersor.pipeline.stages.measure import measure, size_ledger
 from tersor.pipeline.stages.metrics import StageMetrics
 from tersor.pipeline.stages.run_folder import Run, write_run
 from tersor.pipeline.stages.store import CHECKPOINT, METRICS, NETWORK, ONNX, StageResult, Store
 from tersor.pipeline.stages.table import Context, fresh_network, row_of
 from tersor.progress import Reporter, Tell
 
+Which = Literal["last", "all"]
+"""The stages whose files other compressors are asked about: minutes for large networks."""
+MEASURED = 0.9
+"""Of a stage's step, by then its result is there and measured."""
 
-def compress(recipe: Recipe, store: Store, *, data: Data | None = None, quiet: bool = False) -> Run:
+
+def compress(
+    recipe: Recipe,
+    store: Store,
+    *,
+    data: Data | None = None,
+    ledger: Which = "last",
+    quiet: bool = False,
+) -> Run:
     """Run a recipe: train, prune, tune, share, pack.
 
     Args:
         recipe: what to do.
         store: the folder of runs.
         data: the recipe's, if they are loaded already.
+        ledger: after which stages the file goes through gzip, zstd and xz too.
         quiet: no progress.
 
     Raises:
@@ -43,16 +56,18 @@ def compress(recipe: Recipe, store: Store, *, data: Data | None = None, quiet: b
     prepare_torch(recipe)
     data = data if data is not None else data_of(recipe)
     with store.hold(recipe.name) as folder, Reporter(steps(recipe), quiet=quiet) as reporter:
-        results = run_stages(recipe, data, store, reporter)
+        results = run_stages(recipe, data, store, reporter, ledger)
         with reporter.step() as tell:
             run = write_run(folder, recipe, data, results)
             tell(1.0, f"{run.metrics.onnx_bytes:,} -> {run.metrics.packed_bytes:,} bytes")
     return run
 
 
-def run_stages(recipe: Recipe, data: Data, store: Store, reporter: Reporter) -> list[StageResult]:
-    """Every stage's result, from the cache or computed now."""
-    results = list[StageResult]()
+def run_stages(
+    recipe: Recipe, data: Data, store: Store, reporter: Reporter, ledger: Which | None = "last"
+) -> list[StageResult]:
+    """Every stage's result, from the cache or computed now; None: other compressors are not asked."""
+    results, last = list[StageResult](), len(recipe.stages) - 1
     for index, digest in enumerate(stage_digests(recipe, data)):
         with reporter.step() as tell:
 
@@ -63,8 +78,19 @@ def run_stages(recipe: Recipe, data: Data, store: Store, reporter: Reporter) -> 
             results.append(
                 store.cached(digest, compute, lambda: tell(0.0, "waiting for another run's same stage"))
             )
+            if ledger == "all" or (ledger == "last" and index == last):
+                add_ledger(results[-1], tell)
+            if results[-1].reused:
+                reporter.reused()
             tell(1.0, summary(results[-1]))
     return results
+
+
+def add_ledger(result: StageResult, tell: Tell) -> None:
+    """Put a stage's file through other compressors, unless that was done: it may have become the last."""
+    if not result.metrics.has_ledger:
+        tell(MEASURED, "size by gzip, zstd and xz")
+        result.keep_ledger(size_ledger(result.onnx.read_bytes()))
 
 
 def stage_digests(recipe: Recipe, data: Data) -> Iterator[str]:

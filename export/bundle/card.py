@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tersor.export.bundle.manifest import Artifact, Manifest, Recommended, needed
+from tersor.export.bundle.manifest import Artifact, Int8, Manifest, Recommended, needed
 from tersor.export.timing.benchmark import Conditions
 from tersor.export.timing.latency import LatencyRow, ratio_told
 
@@ -167,9 +167,11 @@ def _int8(manifest: Manifest) -> str:
         f"accuracy with each method: {tried} (fp32: {before:.2f} %). "
         f"{'7-bit weights, which no processor saturates' if info.reduce_range else '8-bit weights'}."
     ]
+    lines += _operators(info)
     asked = [layer for layer in info.kept_float if layer not in info.helps]
     if asked:
-        lines.append(f"Left in float, because the recipe says so: {', '.join(asked)}.")
+        why = "the set or the recipe says so" if info.operators == "most" else "the recipe says so"
+        lines.append(f"Left in float, because {why}: {', '.join(asked)}.")
     hurt = [layer for layer in info.kept_float if layer in info.helps]
     if hurt:
         helps = ", ".join(f"{layer} ({100 * info.helps[layer]:.2f} %)" for layer in hurt)
@@ -180,6 +182,24 @@ def _int8(manifest: Manifest) -> str:
     if info.kept_integers:
         lines.append(f"Layers with the very integers they were trained with: {len(info.kept_integers)}.")
     return "## int8\n\n" + "\n\n".join(lines)
+
+
+def _operators(info: Int8) -> list[str]:
+    """Which operators are in integers, and which sets there were to choose from."""
+    if not info.integer_operators:
+        return []
+    integer, floating = (
+        ", ".join(f"{number} {name}" for name, number in counts.items()) or "none"
+        for counts in (info.integer_operators, info.float_operators)
+    )
+    sets = ", ".join(
+        f"{name} {100 * found['validation_accuracy_fraction']:.2f} %"
+        + (f" in {found['ms']:.4g} ms" if "ms" in found else "")
+        for name, found in info.sets.items()
+    )
+    said = f"Operators `{info.operators}`, first layer `{info.layout}`. "
+    said += f"In integers: {integer}; in float: {floating}."
+    return [said + (f" Sets compared: {sets}." if len(info.sets) > 1 else "")]
 
 
 def _speedup(row: LatencyRow) -> str:

@@ -140,6 +140,10 @@ class Int8(_Claim):
     floor: least validation accuracy asked for; holds: whether it was reached.
     quantized, kept_float, kept_integers: layers. method: of calibration.
     tried: method -> validation accuracy; helps: layer -> the accuracy with that one in float.
+    operators: the set that is in integers; layout: of the first layer. sets: set -> its validation accuracy
+    and, where times decided, ms; layouts: layout -> ms of the first layer alone.
+    integer_operators, float_operators, smooth_activations: operator -> nodes of the file.
+    From `operators` on nothing is told by bundles made before there were sets.
     """
 
     floor: float | None
@@ -154,6 +158,13 @@ class Int8(_Claim):
     holds: bool
     helps: Mapping[str, float]
     tried: Mapping[str, float]
+    operators: str | None = None
+    layout: str | None = None
+    sets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    layouts: Mapping[str, float] = field(default_factory=dict)
+    integer_operators: Mapping[str, int] = field(default_factory=dict)
+    float_operators: Mapping[str, int] = field(default_factory=dict)
+    smooth_activations: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

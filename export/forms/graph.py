@@ -120,6 +120,35 @@ def sort_nodes(model: ModelProto) -> None:
     model.graph.node.extend(done)
 
 
+def pool_globally(model: ModelProto) -> None:
+    """Write means over height and width as GlobalAveragePool, which has an integer kernel; in place.
+
+    What `AdaptiveAvgPool2d(1)` and `x.mean((2, 3))` export to (ReduceMean) is the same function.
+    """
+    from onnx import shape_inference
+
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    known = shape_inference.infer_shapes(model).graph
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in [*known.value_info, *known.input]}
+    for index, node in reversed(list(enumerate(model.graph.node))):
+        told = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        axes = constants.get(node.input[1], ()) if len(node.input) > 1 else told.get("axes", ())
+        is_mean = node.op_type == "ReduceMean" and ranks.get(node.input[0]) == 4
+        if not is_mean or sorted(int(axis) % 4 for axis in axes) != [2, 3]:
+            continue
+        result, flat = node.output[0], told.get("keepdims", 1) == 0
+        pooled = f"{result}_pooled" if flat else result
+        new = [onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name)]
+        if flat:
+            new.append(onnx.helper.make_node("Flatten", [pooled], [result], name=f"{node.name}_flat"))
+        model.graph.node.remove(node)
+        for offset, made in enumerate(new):
+            model.graph.node.insert(index + offset, made)
+    used = {name for node in model.graph.node for name in node.input}
+    for tensor in [t for t in model.graph.initializer if t.name not in used]:
+        model.graph.initializer.remove(tensor)
+
+
 def tidy(model: ModelProto, keep: Collection[str] = ()) -> None:
     """Strip what only the machine that made the file knows, and shorten what is left; in place.
 

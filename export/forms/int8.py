@@ -1,47 +1,85 @@
 """int8 as QuantizeLinear and DequantizeLinear around fp32 operators (QDQ), by ONNX Runtime's quantizer."""
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto
 
 from tersor.errors import BadInput
 from tersor.export.forms import graph as graphs
+from tersor.export.forms.int8_grids import LayerGrid, overrides
+from tersor.export.forms.int8_input import InputLayout, with_layout
+from tersor.export.forms.int8_operators import (
+    OperatorSet,
+    calls_of,
+    left_out,
+    placed,
+    smooth_activations,
+    types_of,
+)
 from tersor.export.forms.quantizer import check_finite, quietly
 from tersor.machine import cpu_features
 
 CALIBRATION_BATCH = 64
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-SAME_RANGE = ("Flatten", "Reshape", "MaxPool", "Squeeze", "Unsqueeze", "Transpose")
-"""Operators whose output the quantizer gives the grid of their input."""
 
 
 @dataclass(frozen=True)
-class LayerGrid:
-    """What a layer was trained with, to be kept in the int8 file.
+class Calibrated:
+    """An fp32 model and the extremes that its tensors reach: measured once, for every int8 file made of it.
 
-    integers: of its weight before BatchNorm was folded into it, shaped as the weight, -127 to 127; the
-        file's scales follow from the folded weight. None: rounded anew.
-    scale, zero_point: of its input, uint8. scale None: from calibration.
+    ranges: ONNX Runtime's `TensorsData`. images: how many were seen. where: the file.
     """
 
-    integers: np.ndarray | None = None
-    scale: float | None = None
-    zero_point: int = 0
+    model: ModelProto
+    ranges: Any
+    images: int
+    where: Path
+
+
+def calibrated(folded_onnx: Path, images: np.ndarray) -> Calibrated:
+    """Run a model on calibration images and keep the extremes of every tensor.
+
+    Args:
+        folded_onnx: an fp32 file with BatchNorm folded. Means over height and width become
+            GlobalAveragePool, which has an integer kernel.
+        images: preprocessed, float32 (N, C, H, W).
+
+    Raises:
+        BadInput: no or non-finite images, NaN weights, a file that is damaged or that does not run.
+    """
+    model = graphs.read_model(folded_onnx)
+    check_finite(model, folded_onnx)
+    _check_calibration(model, images)
+    graphs.pool_globally(model)
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"unnamed_{index}"  # nodes are left out by name
+    with _telling(folded_onnx), tempfile.TemporaryDirectory(prefix="tersor-") as folder:
+        from onnxruntime import quantization
+
+        source = Path(folder, "in.onnx")
+        source.write_bytes(model.SerializeToString(deterministic=True))
+        calibrator = quantization.create_calibrator(
+            source, types_of("all"), augmented_model_path=str(Path(folder, "all.onnx"))
+        )
+        calibrator.collect_data(_Batches(model.graph.input[0].name, images))
+        return Calibrated(model, calibrator.compute_data(), len(images), folded_onnx)
 
 
 def to_int8(
-    folded_onnx: Path,
+    folded: Path | Calibrated,
     path: Path,
-    calibration: np.ndarray,
+    calibration: np.ndarray | None = None,
     *,
     reduce_range: bool | None = None,
     keep_float: Sequence[str] = (),
     grids: Mapping[str, LayerGrid] | None = None,
+    operators: OperatorSet = "weighted",
+    layout: InputLayout = "plain",
 ) -> dict[str, Any]:
     """Write a statically quantized copy: QDQ, uint8 activations, int8 weights per output channel.
 
@@ -49,52 +87,75 @@ def to_int8(
     int8 activations, layers stay in float and the file is slower than fp32.
 
     Args:
-        folded_onnx: an fp32 file with BatchNorm folded.
+        folded: an fp32 file with BatchNorm folded, or what `calibrated` made of it.
         path: the file to write.
-        calibration: preprocessed images, float32 (N, C, H, W); the extremes they reach set other scales.
+        calibration: images, as for `calibrated`; a `Calibrated` needs none.
         reduce_range: weights in 7 bits, which keeps processors without VNNI from saturating the
             16-bit sums of u8 x s8 products. None: decided by this machine's processor.
-        keep_float: layers (`conv1`, as in `conv1.weight`) or nodes to leave in fp32.
+        keep_float: layers (`conv1`, as in `conv1.weight`; each of its calls) or nodes to leave in fp32.
         grids: layer -> the grids it was trained with, kept exactly unless it stays in float: the weight's
             integers where they fit (64 at most with `reduce_range`) and belong to the folded weight; the
             input's grid, of several layers that read one tensor the widest.
+        operators: which ones are computed in integers.
+        layout: of the first layer; one that does not fit it leaves it plain.
 
     Returns:
-        `reduce_range` as used, `calibration_images`; layers `quantized`, `kept_float`, `kept_integers`.
+        `reduce_range`, `operators`, `layout` as used, `calibration_images`; layers `quantized`, `kept_float`
+        (of a layer called several times, some in float, those nodes), `kept_integers`;
+        `integer_operators`, `float_operators` (operator -> nodes), `smooth_activations` (the same, of
+        activations without an integer kernel).
 
     Raises:
         BadInput: no or non-finite calibration images, NaN weights, unknown names in `keep_float`,
             a file that is damaged or that ONNX Runtime cannot quantize.
         Unavailable: the file cannot be written.
     """
-    model = graphs.read_model(folded_onnx)
-    check_finite(model, folded_onnx)
-    _check_calibration(model, calibration)
+    source = folded if isinstance(folded, Calibrated) else calibrated(folded, _needed(calibration))
+    graph = source.model.graph
     if reduce_range is None:
         reduce_range = cpu_features()["vnni"] is False
-    layers = {_layer(node): node for node in model.graph.node if node.op_type in WEIGHTED}
-    excluded = _nodes_called(model, keep_float, layers, folded_onnx)
-    in_float = [name for name, node in layers.items() if node.name in excluded]
-    used = {k: v for k, v in (grids or {}).items() if k in layers and k not in in_float}
-    kept_integers, overrides = _overrides(model, layers, used, 64 if reduce_range else 127)
-    options = {
-        "reduce_range": reduce_range,
-        "nodes_to_exclude": excluded,
-        "extra_options": {"TensorQuantOverrides": overrides},
-    }
-    quantized = _quantize(model, calibration, options, folded_onnx)
+    calls = calls_of(graph)
+    excluded = [*_nodes_called(source, keep_float, calls), *left_out(graph, operators)]
+    used = {k: v for k, v in (grids or {}).items() if k in calls and calls[k][0].name not in excluded}
+    kept_integers, told = overrides(graph, calls, used, 64 if reduce_range else 127)
+    quantized = _quantize(source, types_of(operators), excluded, reduce_range, told)
     _free_outputs(quantized)
+    laid_out = with_layout(quantized, layout)
+    counts = dict(zip(("integer_operators", "float_operators"), placed(quantized.graph), strict=True))
+    integer, floating = _done(quantized, calls)
+    quantized = laid_out or quantized
     graphs.tidy(quantized)
     _drop_unused_opsets(quantized)
-    graphs.set_metadata(quantized, graphs.metadata(model) | {"precision": "int8"})
+    graphs.set_metadata(quantized, graphs.metadata(source.model) | {"precision": "int8"})
     graphs.write_model(quantized, path)
     return {
         "reduce_range": reduce_range,
-        "calibration_images": len(calibration),
-        "quantized": [name for name in layers if name not in in_float],
-        "kept_float": in_float,
+        "operators": operators,
+        "layout": layout if laid_out is not None else "plain",
+        "calibration_images": source.images,
+        "quantized": integer,
+        "kept_float": floating,
         "kept_integers": kept_integers,
+        "smooth_activations": smooth_activations(graph),
+        **counts,
     }
+
+
+def _needed(calibration: np.ndarray | None) -> np.ndarray:
+    return np.zeros(0, np.float32) if calibration is None else calibration
+
+
+def _done(model: ModelProto, calls: Mapping[str, Sequence[NodeProto]]) -> tuple[list[str], list[str]]:
+    """Layers in integers and in float, as the file has them, whatever was asked for."""
+    by_name = {node.name: node for node in model.graph.node}
+    backs = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    integer, floating = list[str](), list[str]()
+    for layer, nodes in calls.items():
+        rest = [n.name for n in nodes if by_name[n.name].input[1] not in backs]
+        if len(rest) < len(nodes):
+            integer.append(layer)
+        floating += [layer] if len(rest) == len(nodes) else rest
+    return integer, floating
 
 
 def _check_calibration(model: ModelProto, calibration: np.ndarray) -> None:
@@ -111,23 +172,19 @@ def _check_calibration(model: ModelProto, calibration: np.ndarray) -> None:
         raise BadInput("the calibration images hold NaN or infinity", wanted="finite pixels")
 
 
-def _layer(node: NodeProto) -> str:
-    return node.input[1].removesuffix(".weight")
-
-
 def _nodes_called(
-    model: ModelProto, names: Sequence[str], layers: dict[str, NodeProto], where: Path
+    source: Calibrated, names: Sequence[str], calls: Mapping[str, Sequence[NodeProto]]
 ) -> list[str]:
-    nodes = {node.name for node in model.graph.node}
-    unknown = [name for name in names if name not in nodes and name not in layers]
+    nodes = {node.name for node in source.model.graph.node}
+    unknown = [name for name in names if name not in nodes and name not in calls]
     if unknown:
         raise BadInput(
             "no such layer to keep in float",
             got=", ".join(unknown),
-            wanted=f"some of {', '.join(layers)}",
-            where=where,
+            wanted=f"some of {', '.join(calls)}",
+            where=source.where,
         )
-    return [layers[name].name if name in layers else name for name in names]
+    return [node for name in names for node in ([n.name for n in calls[name]] if name in calls else [name])]
 
 
 class _Batches:
@@ -144,73 +201,13 @@ class _Batches:
         return next(self._feeds, None)
 
 
-def _overrides(
-    model: ModelProto, layers: Mapping[str, NodeProto], grids: Mapping[str, LayerGrid], most: int
-) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
-    """Layers whose integers are kept; tensor -> what the quantizer is told about it."""
-    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    made_by = {name: node for node in model.graph.node for name in node.output}
-    kept_integers, overrides = list[str](), dict[str, list[dict[str, Any]]]()
-    for name, grid in grids.items():
-        node = layers[name]
-        scales = _folded_scales(weights.get(node.input[1]), grid.integers, most)
-        if scales is not None:
-            zero = np.array(0, np.int8)
-            overrides[node.input[1]] = [
-                {"axis": 0, "scale": np.array(s, np.float32), "zero_point": zero} for s in scales
-            ]
-            kept_integers.append(name)
-        tensor = node.input[0]
-        while grid.scale is not None and tensor:
-            before = overrides.get(tensor)
-            if before is None or float(before[0]["scale"]) < grid.scale:
-                scale, zero = np.array(grid.scale, np.float32), np.array(grid.zero_point, np.uint8)
-                overrides[tensor] = [{"scale": scale, "zero_point": zero}]
-            above = made_by.get(tensor)
-            tensor = above.input[0] if above is not None and above.op_type in SAME_RANGE else ""
-    return kept_integers, overrides
-
-
-def _folded_scales(weight: np.ndarray | None, integers: np.ndarray | None, most: int) -> np.ndarray | None:
-    """The step of each output channel with which `weight` is `integers`, up to their sign; None if it is not.
-
-    Folding multiplies a channel by a number, which may be negative: its step is the size of that number.
-    """
-    if weight is None or integers is None or weight.shape != integers.shape or np.abs(integers).max() > most:
-        return None
-    rows, whole = weight.reshape(len(weight), -1).astype(np.float64), integers.reshape(len(integers), -1)
-    squares = np.maximum((whole.astype(np.float64) ** 2).sum(1), 1e-300)
-    factor = (rows * whole).sum(1) / squares
-    off = np.abs(rows - factor[:, None] * whole).max(1)
-    if (off > 1e-3 * np.abs(factor) + 1e-30).any():
-        return None
-    return np.where(factor == 0, 1.0, np.abs(factor)).astype(np.float32)
-
-
-def _quantize(
-    model: ModelProto, calibration: np.ndarray, options: Mapping[str, Any], where: Path
-) -> ModelProto:
-    # the quantizer writes files beside its input, so it works on a copy in a folder of its own
+@contextlib.contextmanager
+def _telling(where: Path) -> Iterator[None]:
+    """Silence, and the converter's errors in words."""
     try:
-        with quietly(), tempfile.TemporaryDirectory(prefix="tersor-") as folder:
-            from onnxruntime import quantization
-            from onnxruntime.quantization.registry import QDQRegistry
-
-            source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
-            source.write_bytes(model.SerializeToString(deterministic=True))
-            quantization.quantize_static(
-                source,
-                target,
-                _Batches(model.graph.input[0].name, calibration),
-                quant_format=quantization.QuantFormat.QDQ,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                per_channel=True,
-                op_types_to_quantize=sorted(QDQRegistry),
-                **options,
-            )
-            return graphs.read_model(target)
-    except OSError:
+        with quietly():
+            yield
+    except (OSError, BadInput):
         raise  # a full disk is no fault of the network
     except Exception as error:
         raise BadInput(
@@ -219,6 +216,33 @@ def _quantize(
             where=where,
             todo="Ship it as fp32, or keep the layer named in float",
         ) from error
+
+
+def _quantize(
+    source: Calibrated,
+    types: list[str],
+    excluded: list[str],
+    reduce_range: bool,
+    told: Mapping[str, list[dict[str, Any]]],
+) -> ModelProto:
+    with _telling(source.where):
+        from onnxruntime.quantization import QDQQuantizer, QuantType
+
+        quantizer = QDQQuantizer(
+            ModelProto.FromString(source.model.SerializeToString()),
+            per_channel=True,
+            reduce_range=reduce_range,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=source.ranges,
+            nodes_to_quantize=[],
+            nodes_to_exclude=excluded,
+            op_types_to_quantize=types,
+            extra_options={"TensorQuantOverrides": dict(told)},
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        return ModelProto.FromString(quantizer.model.model.SerializeToString())
 
 
 def _free_outputs(model: ModelProto) -> None:

@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -71,6 +71,10 @@ def compress(
     overrides: SetOption = None,
     data: DataOption = None,
     runs: RunsOption = RUNS,
+    ledger: Annotated[
+        Literal["last", "all"],
+        typer.Option(help="After which stages the file also goes through gzip, zstd and xz."),
+    ] = "last",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the stages and what is cached.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -83,7 +87,7 @@ def compress(
     from tersor.pipeline.show import report
     from tersor.pipeline.stages.store import Store
 
-    done = run.compress(_recipe(recipe, overrides, data), Store(runs), quiet=quiet)
+    done = run.compress(_recipe(recipe, overrides, data), Store(runs), ledger=ledger, quiet=quiet)
     stages = [stage.to_json() for stage in done.stages]
     if as_json:
         print_json({"run": str(done.folder), "stages": stages})

@@ -21,7 +21,7 @@ from tersor.pipeline.data.load import Data
 from tersor.pipeline.lessons.influence import Method, predicted
 from tersor.pipeline.recipe.recipe import Recipe, Tune
 from tersor.pipeline.stages.identity import stage_seed, versions
-from tersor.pipeline.stages.measure import measure
+from tersor.pipeline.stages.measure import measure, size_ledger
 from tersor.pipeline.stages.metrics import StageMetrics
 from tersor.pipeline.stages.store import CHECKPOINT, METRICS, NETWORK, ONNX, StageResult, Store
 from tersor.pipeline.structure.one_layer import Wiring, proof, remove_channels, wirings
@@ -271,10 +271,11 @@ def _compute(
         **trained,
     }
     measured = measure(tuned, bench.validation, folder / ONNX, None, bench.recipe.licence)
+    ledger = size_ledger((folder / ONNX).read_bytes())
     tuned.save(folder / NETWORK)
-    StageMetrics(name=where, stage="shrink", seconds=seconds, details=details, **measured).write(
-        folder / METRICS
-    )
+    StageMetrics(name=where, stage="shrink", seconds=seconds, details=details, **measured).with_ledger(
+        ledger
+    ).write(folder / METRICS)
 
 
 def rows(shrunk: Shrunk) -> Iterator[dict[str, Any]]:

@@ -281,6 +281,16 @@ class Deploy(Settings):
     int8_calibration: Literal["auto", "minmax", "percentile", "entropy"] = Field(
         "auto", description="how activations get their ranges; auto: the best on validation images"
     )
+    int8_operators: Literal["auto", "weighted", "most", "all"] = Field(
+        "auto",
+        description="in integers; weighted: layers with weights; most: all but the first and last layer; "
+        "auto: the fastest on this CPU that keeps the accuracy",
+    )
+    int8_layout: Literal["auto", "plain", "padded", "blocks"] = Field(
+        "auto",
+        description="of the first layer; padded: channels up to a multiple of 4; blocks: pixels two by two; "
+        "auto: plain unless another is clearly faster on this CPU",
+    )
     int8_max_drop: Fraction | None = Field(
         None,
         description="of validation accuracy; layers stay in float until it holds; default: the gate's",
@@ -295,7 +305,7 @@ class Deploy(Settings):
     seconds_per_model: float = Field(
         1.0,
         gt=0,
-        description="least timing of one file at one batch size; 2.5 times as long where its interval is wide",
+        description="least time spent on one file at one batch size; up to 2.5 times that where it varies",
     )
     calibration_images: int = Field(256, ge=1)
 

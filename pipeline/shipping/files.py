@@ -15,13 +15,22 @@ from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import providers
 from tersor.export.timing.benchmark import Timings, benchmark
 from tersor.export.timing.packed import load as load_packed
-from tersor.export.timing.parity import bound, max_abs_diff, predictions, write_parity
+from tersor.export.timing.parity import bound, max_abs_diff, outputs, predictions, write_parity
 from tersor.models.network import Network
 from tersor.pipeline.accuracy.confusion import confusion_matrix
 from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Recipe
-from tersor.pipeline.shipping.int8_choice import METHODS, Judge, candidates_of, floor_of, make_int8
+from tersor.pipeline.shipping.int8_choice import (
+    CLOCKED_SECONDS,
+    METHODS,
+    Judge,
+    candidates_of,
+    floor_of,
+    layouts_to_try,
+    make_int8,
+    sets_to_try,
+)
 from tersor.pipeline.stages.run_folder import Run
 from tersor.pipeline.training.learned_steps import scales_of
 from tersor.progress import Tell
@@ -98,7 +107,7 @@ def make_files(
 
 
 def _int8(recipe: Recipe, work: Path, final: Network, data: Data, tell: Tell) -> Int8:
-    """Write model.int8.onnx with the calibration and float layers that validation images ask for."""
+    """Write model.int8.onnx as validation images and the clock ask for: see `make_int8`."""
     settings, folded = recipe.deploy, work / "folded.onnx.tmp"
     export_onnx(final, folded, fold_batch_norm=True, metadata={"licence": recipe.licence})
     judge = Judge(Images.of(data.validation.first(MOST_JUDGED), data.preprocessing))
@@ -106,6 +115,13 @@ def _int8(recipe: Recipe, work: Path, final: Network, data: Data, tell: Tell) ->
     baseline, own = judge(work / "baseline.onnx")[0], judge(work / "model.onnx")[0]
     floor = floor_of(baseline, own, drop)
     images = data.preprocessing.apply(data.train.images[: settings.calibration_images])
+    shown = data.preprocessing.apply(data.validation.images[:PARITY_IMAGES])
+    expected = outputs(providers.open_session(work / "model.onnx", "cpu"), shown)
+
+    def within(path: Path) -> bool:
+        """Whether the file is within the parity bound of the fp32 one."""
+        return max_abs_diff(providers.open_session(path, "cpu"), shown, expected) <= bound("int8", expected)
+
     methods = METHODS if settings.int8_calibration == "auto" else (settings.int8_calibration,)
     info = make_int8(
         folded,
@@ -116,6 +132,11 @@ def _int8(recipe: Recipe, work: Path, final: Network, data: Data, tell: Tell) ->
         floor=floor,
         reduce_range=settings.int8_reduce_range,
         keep_float=settings.int8_keep_float,
+        operators=sets_to_try(settings.int8_operators),
+        layouts=layouts_to_try(settings.int8_layout),
+        within=within,
+        batch=settings.batches[0],
+        seconds=min(CLOCKED_SECONDS, settings.seconds_per_model),
         progress=lambda f, words: tell(0.1 + 0.6 * f, words),
     )
     folded.unlink()

@@ -32,6 +32,9 @@ CODERS = (
 CELLS = ("name", "size", "accuracy", "p50", "speedup", "in_turn")
 """Of a line of the table of files; each a pair of words, the second small."""
 
+OTHERS = ("gzip_bytes", "zstd_bytes", "xz_bytes")
+"""What is measured for the last stage only, unless it is asked for."""
+
 
 def write_report(
     path: Path, manifest: Json, stages: Sequence[Json], confusion: Mapping[str, Any] | None
@@ -91,9 +94,13 @@ def stage_table(stages: Sequence[Json]) -> "Table":
     """One line a stage: accuracy, what is left, and the size of its file through each coder."""
     from rich.table import Table
 
-    table = Table(title="Stage by stage", title_justify="left")
+    others = [key for key, _ in CODERS if key in OTHERS]
+    unasked = any(_known(stage, key) is None for stage in stages for key in others)
+    caption = "– not measured: compress --ledger all puts every stage's file through gzip, zstd and xz"
+    notes: dict[str, Any] = {"caption": caption if unasked else None, "caption_justify": "left"}
+    table = Table(title="Stage by stage", title_justify="left", **notes)
     table.add_column("stage")
-    for column in ("accuracy", "non-zero", "MACs", *(name for _, name in CODERS), "time"):
+    for column in ("accuracy", "non-zero", "MACs", *(name for _, name in CODERS), "time", "measuring"):
         table.add_column(column, justify="right")
     for stage in stages:
         table.add_row(
@@ -101,10 +108,16 @@ def stage_table(stages: Sequence[Json]) -> "Table":
             units.share(_known(stage, "validation_accuracy_fraction")),
             units.count(_known(stage, "nonzero_weights")),
             units.count(_known(stage, "macs")),
-            *(units.size(_known(stage, key)) for key, _ in CODERS),
+            *(_size_or_dash(stage, key) for key, _ in CODERS),
             units.seconds(_known(stage, "seconds")),
+            units.seconds(_known(stage, "measuring_seconds")),
         )
     return table
+
+
+def _size_or_dash(stage: Json, key: str) -> str:
+    size = _known(stage, key)
+    return "–" if size is None and key in OTHERS else units.size(size)
 
 
 def _page(manifest: Json, stages: Sequence[Json], confusion: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -256,7 +269,8 @@ def _ledger(stages: Sequence[Json]) -> Iterator[tuple[str, list[tuple[str, bool]
     """(stage, [(size, is the smallest file)]); the entropy is no file."""
     for stage in stages:
         numbers = [_known(stage, key) for key, _ in CODERS]
-        smallest = min((n for n in numbers[:-1] if n is not None), default=None)
+        asked = all(_known(stage, key) is not None for key in OTHERS)  # else there is nothing to beat
+        smallest = min((n for n in numbers[:-1] if n is not None), default=None) if asked else None
         cells = [(units.size(n), n is not None and n == smallest and i < 5) for i, n in enumerate(numbers)]
         yield str(stage.get("name", "?")), cells
 

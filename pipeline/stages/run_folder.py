@@ -24,7 +24,7 @@ from tersor.pipeline.recipe.read import read_recipe, write_recipe
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.stages.environment import environment, prepare_torch
 from tersor.pipeline.stages.metrics import RunMetrics, StageMetrics
-from tersor.pipeline.stages.store import METRICS, NETWORK, ONNX, STAGE_FILES, StageResult
+from tersor.pipeline.stages.store import METRICS, NETWORK, ONNX, StageResult
 
 PACKED, RECIPE, ENVIRONMENT = "model.tsr", "recipe.yaml", "environment.json"
 
@@ -182,8 +182,9 @@ def write_run(folder: Path, recipe: Recipe, data: Data, results: Sequence[StageR
     with new_contents(folder) as new:
         for name, result in zip(names, results, strict=True):
             (new / name).mkdir()
-            for file in STAGE_FILES:
+            for file in (NETWORK, ONNX):
                 replace_with_link(result.folder / file, new / name / file)
+            result.metrics.write(new / name / METRICS)
         last = results[-1]
         replace_with_link(last.folder / NETWORK, new / NETWORK)
         replace_with_link(last.onnx, new / ONNX)

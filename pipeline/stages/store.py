@@ -1,7 +1,8 @@
 """The stage cache, and who holds a run's folder. What lies in that folder is run_folder.py's to know.
 
 runs/.stages/<digest>/  finished stage results, shared by all runs; a stage that is under way works in
-                        <digest>.partial and is renamed when done, so a finished folder is always whole
+                        <digest>.partial and is renamed when done, so a finished folder is always whole;
+                        ledger.json comes later, where other compressors were asked
 """
 
 import contextlib
@@ -13,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tersor.errors import TersorError, Unavailable
+from tersor.errors import BadInput, TersorError, Unavailable
 from tersor.files import lock, sha256_of, write_json, writing
-from tersor.pipeline.stages.metrics import StageMetrics
+from tersor.pipeline.stages.metrics import Ledger, StageMetrics
 
 if TYPE_CHECKING:
     from tersor.models.network import Network
 
 NETWORK, ONNX, METRICS = STAGE_FILES = ("network.safetensors", "model.onnx", "metrics.json")
 """What a finished stage consists of: the network, the same as plain ONNX, and what was measured."""
+LEDGER = "ledger.json"
+"""Beside these, where it was asked for: a file of its own, so that no finished file is ever changed."""
 CHECKPOINT = "checkpoint.pt"
 """In a working folder: what an interrupted training goes on from."""
 
@@ -36,8 +39,21 @@ class StageResult:
 
     @property
     def metrics(self) -> StageMetrics:
-        """What was measured after the stage."""
-        return StageMetrics.read(self.folder / METRICS)
+        """What was measured after the stage, with the ledger where there is one."""
+        measured, path = StageMetrics.read(self.folder / METRICS), self.folder / LEDGER
+        if not measured.has_ledger and path.is_file():
+            with contextlib.suppress(BadInput):  # damaged: it is made again when it is asked for
+                return measured.with_ledger(Ledger.read(path))
+        return measured
+
+    def keep_ledger(self, ledger: Ledger) -> None:
+        """Lay what other compressors made of the file beside it.
+
+        Raises:
+            Unavailable: the cache cannot be written.
+        """
+        with writing(self.folder):
+            ledger.write(self.folder / LEDGER)
 
     def network(self) -> "Network":
         """The network the stage produced."""

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from tersor.errors import TersorError, Unavailable
 from tersor.machine import THREAD_VARIABLES
@@ -111,7 +111,9 @@ def _measured(job: Job) -> Trial:
     data = _data(recipe.data.model_dump_json(), recipe.seed)
     with heartbeat(job) as tell:
         reporter = Reporter(steps(recipe), quiet=True, listener=tell)
-        results = run_stages(recipe, data, Store(Path(job.runs)), reporter)
+        # common stages are nobody's last
+        ledger: Literal["last"] | None = "last" if job.depth is None else None
+        results = run_stages(recipe, data, Store(Path(job.runs)), reporter, ledger)
     stages = tuple(result.metrics for result in results)
     metrics = trial_metrics(stages)
     if job.test and job.depth is None:

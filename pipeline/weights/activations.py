@@ -128,12 +128,15 @@ def _histograms(
     def see(layer: str, values: Tensor) -> None:
         """Count this batch's values."""
         low, high = extremes[layer]
-        alive = values[values != 0]
-        zeros[layer] += values.numel() - alive.numel()
-        if alive.numel() and high > low:
-            counts[layer] += np.histogram(alive.numpy(), BINS, (low, high))[0]
-        elif alive.numel():
-            counts[layer][0] += alive.numel()
+        alive = int(torch.count_nonzero(values))
+        none = values.numel() - alive
+        zeros[layer] += none
+        if alive and high > low:
+            # zeros are counted and taken off their bin: to gather what is not zero costs as much again
+            counts[layer] += np.histogram(values.numpy(), BINS, (low, high))[0]
+            counts[layer] -= none * np.histogram(np.zeros(1, np.float32), BINS, (low, high))[0]
+        elif alive:
+            counts[layer][0] += alive
 
     _watch(module, extremes, inputs, see)
     return {layer: (counts[layer], zeros[layer]) for layer in extremes}

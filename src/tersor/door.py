@@ -124,6 +124,7 @@ def compress(
     *,
     set: Mapping[str, Any] | None = None,
     runs: AnyPath = "runs",
+    ledger: first_story.Which = "last",
     quiet: bool = False,
 ) -> Run:
     """Run a recipe: train, prune, tune, share, pack. Stages that are finished are reused.
@@ -133,14 +134,15 @@ def compress(
         data: where the data lie, or the data; default: what the recipe says.
         set: settings by their dotted names, as `--set` takes them: {"tune.epochs": 3}.
         runs: the folder of runs.
+        ledger: after which stages the file goes through gzip, zstd and xz too: `last` or `all`.
         quiet: no progress.
 
     Raises:
         TersorError: any of its kinds.
     """
-    resolved = _recipe(recipe, data, set)
+    resolved, store = _recipe(recipe, data, set), Store(Path(runs))
     handed_over = data if isinstance(data, Data) else None
-    return Run(first_story.compress(resolved, Store(Path(runs)), data=handed_over, quiet=quiet).folder)
+    return Run(first_story.compress(resolved, store, data=handed_over, ledger=ledger, quiet=quiet).folder)
 
 
 def deploy(

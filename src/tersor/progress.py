@@ -6,17 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 QUIET_SECONDS, LONGEST_QUIET_SECONDS = 5.0, 60.0
 """Without a terminal, a step that takes longer says where it is this often, less and less as it goes on."""
+
+DOUBT = 3
+"""A step's own speed counts as much as what was thought of it after so many words: few come in jumps."""
 
 Tell = Callable[[float, str], None]
 """Told the fraction of a step that is done (0 to 1) and a few words."""
 
 
 class Reporter:
-    """Progress over steps of known relative length; the time left is that of the whole job.
+    """Progress over steps of known relative length; times elapsed and left are those of the whole job.
+
+    What is left of a step is judged by its own speed, the steps after it by the speed of those before.
 
     Args:
         steps: (name, weight) in order; weights are relative durations.
@@ -33,6 +38,7 @@ class Reporter:
         self.skipped = 0.0  # weight that came from a cache: no measure of speed
         self.quiet, self.console = quiet, Console(stderr=True, highlight=False)
         self.listener = listener
+        self.fresh_weight, self.fresh_seconds = 0.0, 0.0  # of the steps that ended and no cache had
         self.started, self.told = time.monotonic(), time.monotonic()
         self.bar: Progress | None = None
         self.task = TaskID(0)
@@ -40,9 +46,9 @@ class Reporter:
     def __enter__(self) -> "Reporter":
         if self.console.is_terminal and not self.quiet:
             columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
-            self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console)
+            self.bar = Progress(*columns, TextColumn("{task.fields[left]}"), console=self.console)
             self.bar.start()
-            self.task = self.bar.add_task("", total=self.total)
+            self.task = self.bar.add_task("", total=self.total, left="")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,19 +61,29 @@ class Reporter:
         name, weight = self.steps[self.index]
         self.index += 1
         began, self.told = time.monotonic(), time.monotonic()
-        last = [""]
+        last, fractions, skipped = [""], set[float](), self.skipped
 
         def tell(fraction: float, words: str) -> None:
             """Remember the words and show them."""
             last[0] = words
-            self._show(name, self.done + weight * fraction, words)
+            if 0 < fraction < 1:
+                fractions.add(fraction)
+            left = self._seconds_left(weight, fraction, time.monotonic() - began, len(fractions))
+            self._show(name, self.done + weight * fraction, words, left)
 
-        self._show(name, self.done, "")
+        self._show(name, self.done, "", None)
         yield tell
         self.done += weight
-        if time.monotonic() - began < 0.05:
+        seconds = time.monotonic() - began
+        if seconds < 0.05:
             self.skipped = min(self.skipped + weight, self.done)
-        self.line(f"{self._place()} {name:<14} {time.monotonic() - began:6.1f} s  {last[0]}")
+        if (fresh := weight - (self.skipped - skipped)) > 0:
+            self.fresh_weight, self.fresh_seconds = self.fresh_weight + fresh, self.fresh_seconds + seconds
+        self.line(f"{self._place()} {name:<14} {seconds:6.1f} s  {last[0]}")
+
+    def reused(self) -> None:
+        """Say that a cache had the step under way: it tells nothing about the speed."""
+        self.skipped += self.steps[self.index - 1][1]
 
     def announce(self, words: str) -> None:
         """Say what the step under way does, where no bar shows it."""
@@ -81,15 +97,18 @@ class Reporter:
         if not self.quiet:
             self.console.print(text, markup=False, soft_wrap=True)
 
-    def _show(self, name: str, done: float, words: str) -> None:
+    def _show(self, name: str, done: float, words: str, seconds_left: float | None) -> None:
         if self.listener is not None and words:
             left = max(self.total - self.skipped, 1e-9)
             self.listener(min(1.0, max(0.0, done - self.skipped) / left), f"{name} {words}")
         if self.bar is not None:
-            self.bar.update(self.task, completed=done, description=f"{self._place()} {name} {words}")
+            told = {"description": f"{self._place()} {name} {words}", "left": _left(seconds_left)}
+            self.bar.update(self.task, completed=done, **told)  # type: ignore[arg-type]
         elif time.monotonic() - self.told > self._quiet_seconds():
             self.told = time.monotonic()
-            self.line(f"{self._place()} {name:<14} {words}{self._time_left(done)}")
+            elapsed = clock(self.told - self.started)
+            both = ", ".join(part for part in (elapsed, _left(seconds_left)) if part)
+            self.line(f"{self._place()} {name:<14} {words}  {both}")
 
     def _place(self) -> str:
         return f"[{self.index}/{len(self.steps)}]"
@@ -97,12 +116,38 @@ class Reporter:
     def _quiet_seconds(self) -> float:
         return min(LONGEST_QUIET_SECONDS, max(QUIET_SECONDS, (time.monotonic() - self.started) / 20))
 
-    def _time_left(self, done: float) -> str:
-        worked = done - self.skipped
-        if worked <= 0.02 * self.total:
-            return ""  # the first images of a training also pay for what is loaded: no measure of speed
-        left = (time.monotonic() - self.started) * (self.total - done) / worked
-        return f", about {left:.0f} s left"
+    def _seconds_left(self, weight: float, fraction: float, spent: float, words: int) -> float | None:
+        """Seconds until the whole job ends; None before anything tells of the speed.
+
+        Args:
+            weight, fraction, spent, words: of the step under way: what was thought of its length, the part
+                that is done, seconds, and how many fractions it has told.
+        """
+        before = self.fresh_seconds / self.fresh_weight if self.fresh_weight else None
+        thought = None if before is None else before * weight
+        own = spent / fraction if fraction > 0 and words else None
+        if own is not None:
+            trust = words / (words + DOUBT)
+            whole = own**trust * thought ** (1 - trust) if thought else own
+            left = whole * (1 - fraction)
+        elif thought is not None:  # one that is late will take a while longer
+            whole, left = thought, max(thought - spent, spent / 4)
+        else:
+            return None
+        later = self.total - self.done - weight
+        speed = before if before is not None else whole / max(weight, 1e-9)
+        return max(0.0, left) + speed * max(0.0, later)
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds as a clock shows them: 1:05, or 2:03:04."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"about {clock(seconds)} left"
 
 
 def say(text: str) -> None:

@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def _seconds_left(text: str) -> list[int]:
-    return [int(seconds) for seconds in re.findall(r"about (\d+) s left", text)]
+    return [60 * int(m) + int(s) for m, s in re.findall(r"about (\d+):(\d+) left", text)]
 
 
 def test_time_left_is_that_of_all_steps(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +46,54 @@ def test_what_a_cache_had_is_no_measure_of_speed(clock: Clock, capsys: pytest.Ca
     with reporter.step() as tell:
         clock.now = 11.0
         tell(0.5, "half")
-    assert _seconds_left(capsys.readouterr().err) == [11]
+    assert _seconds_left(capsys.readouterr().err) == [10]  # half of the step took 10 s
+
+
+def test_a_line_says_elapsed_and_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter([("one", 1.0)])
+    with reporter.step() as tell:
+        clock.now = 65.0
+        tell(1 / 3, "epoch 1/3")
+    assert capsys.readouterr().err.startswith("[1/1] one            epoch 1/3  1:05, about 2:10 left\n")
+
+
+def test_a_step_that_reports_no_fraction_says_elapsed(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = Reporter([("one", 1.0)])
+    with reporter.step() as tell:
+        clock.now = 7.0
+        tell(0.0, "waiting")
+    assert capsys.readouterr().err.startswith("[1/1] one            waiting  0:07\n")
+
+
+@pytest.mark.parametrize("thought", [0.1, 1.0, 10.0])
+def test_time_left_of_a_steady_step_is_right_within_a_factor_of_two(
+    clock: Clock, capsys: pytest.CaptureFixture[str], thought: float
+) -> None:
+    reporter = Reporter([("first", 10.0), ("training", 100.0 * thought)])
+    with reporter.step():
+        clock.now = 10.0  # a second for each unit: the training, of 100 s, was thought ten times off
+    with reporter.step() as tell:
+        for epoch in range(1, 100):
+            clock.now = 10.0 + epoch
+            tell(epoch / 100, "epoch")
+            left = _seconds_left(capsys.readouterr().err)
+            if left and 10 <= epoch <= 90:
+                assert (100 - epoch) / 2 <= left[0] <= 2 * (100 - epoch), epoch
+
+
+def test_what_a_cache_gave_slowly_is_no_measure_of_speed(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = Reporter([("cached", 8.0), ("new", 2.0), ("last", 2.0)])
+    with reporter.step():
+        clock.now = 1.0
+        reporter.reused()
+    with reporter.step() as tell:
+        clock.now = 11.0
+        tell(0.5, "half")  # 10 s are left of it, and as long a step follows
+    assert _seconds_left(capsys.readouterr().err) == [30]
 
 
 def test_a_step_announced_is_told_at_once(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

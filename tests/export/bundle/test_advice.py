@@ -48,6 +48,17 @@ def test_slower_int8_is_advised_against() -> None:
     ]
 
 
+def test_slower_int8_of_smooth_activations_names_the_cause_and_the_way_out() -> None:
+    info = Int8(
+        None, 0.9, False, 9, (), (), (), "minmax", 0.9, True, {}, {}, smooth_activations={"HardSwish": 19}
+    )
+    slow = [entry("model.onnx", "fp32", row(0.2)), entry("q.onnx", "int8", row(0.3))]
+    told = advise(slow, ["cpu"], info)[0]
+    assert "keep fp32, or replace the activation by ReLU and tune: the network has 19 HardSwish" in told
+    fast = [entry("model.onnx", "fp32", row(0.4)), entry("q.onnx", "int8", row(0.2))]
+    assert "HardSwish" not in advise(fast, ["cpu"], info)[0]  # only a measurement makes it slow
+
+
 def test_faster_int8_is_told_with_its_factor() -> None:
     found = advise([entry("model.onnx", "fp32", row(0.4)), entry("q.onnx", "int8", row(0.2))], ["cpu"])
     assert found == ["int8 is 2.00x as fast as fp32 on this CPU at batch 1, 1 thread(s) (0.2 against 0.4 ms)"]

@@ -6,7 +6,8 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from tersor.export.forms.int8 import LayerGrid, to_int8
+from tersor.export.forms.int8 import to_int8
+from tersor.export.forms.int8_grids import LayerGrid
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import parity
 from tersor.export.timing.providers import open_session

@@ -9,13 +9,24 @@ import pytest
 from nets import blobs, make
 
 from tersor.errors import BadInput
-from tersor.export.forms.int8 import LayerGrid
+from tersor.export.bundle.manifest import Int8
+from tersor.export.forms.int8_grids import LayerGrid
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.models.network import Activation, Network
 from tersor.pipeline.accuracy.evaluate import Images
-from tersor.pipeline.recipe.recipe import Linear, Train
+from tersor.pipeline.recipe.recipe import Linear, Recipe, Train
 from tersor.pipeline.shipping import int8_choice
-from tersor.pipeline.shipping.int8_choice import Judge, candidates_of, floor_of, grids_of, make_int8
+from tersor.pipeline.shipping.int8_choice import (
+    Judge,
+    Tried,
+    candidates_of,
+    choose,
+    choose_layout,
+    floor_of,
+    grids_of,
+    make_int8,
+    settled,
+)
 from tersor.pipeline.training.fit import fit
 from tersor.pipeline.weights.linear import quantize_weights
 
@@ -135,3 +146,57 @@ def test_the_floor_is_the_gates(baseline: float, own: float, drop: float | None,
 def test_a_drop_that_is_no_fraction_is_told() -> None:
     with pytest.raises(BadInput, match="max_drop is out of range. Got 5. Wanted a fraction, 0 to 1"):
         floor_of(0.9, 0.9, 5)
+
+
+def tried(operators: Any, accuracy: float, integers: int, *, within: bool = True) -> Tried:
+    return Tried(operators, "minmax", accuracy, 0.1, within, integers)
+
+
+def test_the_fastest_set_within_floor_and_parity_is_chosen() -> None:
+    found = [tried("weighted", 0.92, 5), tried("most", 0.91, 7), tried("all", 0.90, 9)]
+    times: dict[Any, float] = {"weighted": 1.0, "most": 0.9, "all": 0.8}
+    assert choose(found, times, None).operators == "all"
+    assert choose(found, times, 0.905).operators == "most"
+    found[1] = tried("most", 0.91, 7, within=False)
+    assert choose(found, times, 0.905).operators == "weighted"
+
+
+def test_of_sets_equally_fast_the_more_accurate_then_the_plainest_is_chosen() -> None:
+    times: dict[Any, float] = {"weighted": 1.02, "all": 1.0}
+    assert choose([tried("weighted", 0.92, 5), tried("all", 0.91, 9)], times, 0.9).operators == "weighted"
+    assert choose([tried("weighted", 0.91, 5), tried("all", 0.92, 9)], times, 0.9).operators == "all"
+    assert choose([tried("weighted", 0.92, 5), tried("all", 0.92, 9)], times, 0.9).operators == "weighted"
+
+
+def test_where_no_set_fits_the_most_accurate_within_parity_is_taken() -> None:
+    found = [tried("weighted", 0.80, 5), tried("all", 0.85, 9, within=False)]
+    assert choose(found, {}, 0.9).operators == "weighted"
+
+
+def test_a_first_layer_is_laid_out_anew_only_when_clearly_faster() -> None:
+    assert choose_layout({"plain": 1.0, "padded": 0.95}) == "plain"
+    assert choose_layout({"plain": 1.0, "padded": 0.6}) == "padded"
+    assert choose_layout({"plain": 1.0, "padded": 0.62, "blocks": 0.6}) == "padded"
+    assert choose_layout({"plain": 1.0, "padded": 0.8, "blocks": 0.6}) == "blocks"
+
+
+def test_sets_that_make_the_same_file_are_tried_once(trained: Network, folded: Path, tmp_path: Path) -> None:
+    asked: Any = {"candidates": {"minmax": {}}, "floor": None, "reduce_range": False}
+    sets: Any = ("weighted", "all")
+    info = make_int8(folded, tmp_path / "q.onnx", IMAGES, JUDGE, operators=sets, **asked)
+    assert (info["operators"], set(info["sets"])) == ("weighted", {"weighted"})
+
+
+def test_the_settled_recipe_names_what_was_chosen() -> None:
+    raw = {"name": "x", "model": "mnist", "stages": [{"stage": "train"}]}
+    recipe = Recipe.model_validate(raw | {"deploy": {"int8_keep_float": ["stem"]}})
+    told = {"floor": 0.9, "fp32_validation_accuracy_fraction": 0.9, "reduce_range": False, "holds": True}
+    told |= {"calibration_images": 9, "quantized": (), "kept_float": ("stem", "fc"), "kept_integers": ()}
+    told |= {"method": "entropy", "validation_accuracy_fraction": 0.9, "helps": {"fc": 0.9}, "tried": {}}
+    deploy = settled(recipe, Int8(**told, operators="all", layout="padded")).deploy  # type: ignore[arg-type]
+    assert (deploy.int8_operators, deploy.int8_layout, deploy.int8_calibration) == (
+        "all",
+        "padded",
+        "entropy",
+    )
+    assert (deploy.int8_keep_float, deploy.int8_reduce_range) == (["stem", "fc"], False)
