@@ -27,7 +27,7 @@ from tersor.pipeline.show.report import write_report
 from tersor.pipeline.stages.environment import prepare_torch
 from tersor.pipeline.stages.run_folder import Run
 from tersor.pipeline.stages.store import Store
-from tersor.progress import Reporter
+from tersor.progress import Reporter, Step
 
 
 def deploy(
@@ -103,11 +103,20 @@ def deploy(
     return target, manifest
 
 
-def steps(recipe: Recipe) -> list[tuple[str, float]]:
-    """The steps of a deploy and their rough durations, in seconds."""
+FILES_TIMED, OPENING = 6, 1.3
+"""What a sitting times beside each other, the baseline twice; and how much longer with all opened."""
+
+
+def steps(recipe: Recipe) -> list[Step]:
+    """The steps of a deploy and their rough durations; that of the timing in seconds."""
     d = recipe.deploy
-    timing = d.seconds_per_model * 4 * len(d.batches) * len(d.threads)
-    return [("export", 4.0), ("accuracy", 1.0), ("timing", timing), ("bundle", 1.0)]
+    timing = d.seconds_per_model * FILES_TIMED * OPENING * len(d.batches) * len(d.threads)
+    return [
+        Step("export", 4.0),
+        Step("accuracy", 1.0),
+        Step("timing", timing, timed=True),
+        Step("bundle", 0.5),
+    ]
 
 
 def missing_targets(recipe: Recipe, require: Sequence[str]) -> list[tuple[str, str]]:

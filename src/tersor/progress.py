@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -18,22 +19,35 @@ Tell = Callable[[float, str], None]
 """Told the fraction of a step that is done (0 to 1) and a few words."""
 
 
+class Step(NamedTuple):
+    """A part of a job.
+
+    weight: its duration, relative to those of other steps; `timed`: in seconds, whatever the machine, as of
+    work that goes on until so much time is over.
+    """
+
+    name: str
+    weight: float
+    timed: bool = False
+
+
 class Reporter:
     """Progress over steps of known relative length; times elapsed and left are those of the whole job.
 
-    What is left of a step is judged by its own speed, the steps after it by the speed of those before.
+    What is left of a step is judged by its own speed, the steps after it by the speed of those before,
+    but for timed ones.
 
     Args:
-        steps: (name, weight) in order; weights are relative durations.
+        steps: (name, weight) or `Step`, in order.
         quiet: say nothing at all.
         listener: is told the fraction of the whole job, without what came from a cache, and the words.
     """
 
     def __init__(
-        self, steps: Sequence[tuple[str, float]], *, quiet: bool = False, listener: Tell | None = None
+        self, steps: Sequence[tuple[str, float] | Step], *, quiet: bool = False, listener: Tell | None = None
     ) -> None:
-        self.steps = list(steps)
-        self.total = sum(weight for _, weight in steps)
+        self.steps = [Step(*step) for step in steps]
+        self.total = sum(step.weight for step in self.steps)
         self.done, self.index = 0.0, 0
         self.skipped = 0.0  # weight that came from a cache: no measure of speed
         self.quiet, self.console = quiet, Console(stderr=True, highlight=False)
@@ -58,7 +72,7 @@ class Reporter:
     @contextmanager
     def step(self) -> Iterator[Tell]:
         """The next step; yields what tells how far it is."""
-        name, weight = self.steps[self.index]
+        name, weight, timed = self.steps[self.index]
         self.index += 1
         began, self.told = time.monotonic(), time.monotonic()
         last, fractions, skipped = [""], set[float](), self.skipped
@@ -68,7 +82,7 @@ class Reporter:
             last[0] = words
             if 0 < fraction < 1:
                 fractions.add(fraction)
-            left = self._seconds_left(weight, fraction, time.monotonic() - began, len(fractions))
+            left = self._seconds_left(fraction, time.monotonic() - began, len(fractions))
             self._show(name, self.done + weight * fraction, words, left)
 
         self._show(name, self.done, "", None)
@@ -77,13 +91,13 @@ class Reporter:
         seconds = time.monotonic() - began
         if seconds < 0.05:
             self.skipped = min(self.skipped + weight, self.done)
-        if (fresh := weight - (self.skipped - skipped)) > 0:
+        if (fresh := weight - (self.skipped - skipped)) > 0 and not timed:
             self.fresh_weight, self.fresh_seconds = self.fresh_weight + fresh, self.fresh_seconds + seconds
         self.line(f"{self._place()} {name:<14} {seconds:6.1f} s  {last[0]}")
 
     def reused(self) -> None:
         """Say that a cache had the step under way: it tells nothing about the speed."""
-        self.skipped += self.steps[self.index - 1][1]
+        self.skipped += self.steps[self.index - 1].weight
 
     def announce(self, words: str) -> None:
         """Say what the step under way does, where no bar shows it."""
@@ -116,15 +130,16 @@ class Reporter:
     def _quiet_seconds(self) -> float:
         return min(LONGEST_QUIET_SECONDS, max(QUIET_SECONDS, (time.monotonic() - self.started) / 20))
 
-    def _seconds_left(self, weight: float, fraction: float, spent: float, words: int) -> float | None:
+    def _seconds_left(self, fraction: float, spent: float, words: int) -> float | None:
         """Seconds until the whole job ends; None before anything tells of the speed.
 
         Args:
-            weight, fraction, spent, words: of the step under way: what was thought of its length, the part
-                that is done, seconds, and how many fractions it has told.
+            fraction, spent, words: of the step under way: the part that is done, seconds, and how many
+                fractions it has told.
         """
+        step, later = self.steps[self.index - 1], self.steps[self.index :]
         before = self.fresh_seconds / self.fresh_weight if self.fresh_weight else None
-        thought = None if before is None else before * weight
+        thought = step.weight if step.timed else None if before is None else before * step.weight
         own = spent / fraction if fraction > 0 and words else None
         if own is not None:
             trust = words / (words + DOUBT)
@@ -134,9 +149,8 @@ class Reporter:
             whole, left = thought, max(thought - spent, spent / 4)
         else:
             return None
-        later = self.total - self.done - weight
-        speed = before if before is not None else whole / max(weight, 1e-9)
-        return max(0.0, left) + speed * max(0.0, later)
+        speed = before if before is not None else whole / max(step.weight, 1e-9)
+        return max(0.0, left) + sum(s.weight * (1.0 if s.timed else speed) for s in later)
 
 
 def clock(seconds: float) -> str:

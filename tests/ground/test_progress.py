@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tersor import progress
-from tersor.progress import Reporter
+from tersor.progress import Reporter, Step
 
 
 class Clock:
@@ -81,6 +81,20 @@ def test_time_left_of_a_steady_step_is_right_within_a_factor_of_two(
             left = _seconds_left(capsys.readouterr().err)
             if left and 10 <= epoch <= 90:
                 assert (100 - epoch) / 2 <= left[0] <= 2 * (100 - epoch), epoch
+
+
+def test_a_timed_step_takes_its_seconds_however_slow_the_others_were(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reporter = Reporter([("export", 1.0), Step("timing", 20.0, timed=True), ("bundle", 1.0)])
+    with reporter.step() as tell:
+        clock.now = 30.0
+        tell(0.5, "half")  # 30 s are left of it, 20 s of timing, 60 s of the bundle
+    assert _seconds_left(capsys.readouterr().err) == [110]
+    with reporter.step() as tell:
+        clock.now += 10.0
+        tell(0.0, "cpu")
+    assert _seconds_left(capsys.readouterr().err) == [40]  # the export took 30 s in the end
 
 
 def test_what_a_cache_gave_slowly_is_no_measure_of_speed(
