@@ -64,6 +64,7 @@ def deploy(
     prepare_torch(recipe)
     data = data if data is not None else data_of(recipe)
     run.check_same_data(data)
+    recipe = with_batches(recipe, run.stages[0].macs)
     with (
         store.hold(recipe.name),
         run.work() as work,
@@ -103,8 +104,27 @@ def deploy(
     return target, manifest
 
 
+LARGER_BATCHES, MOST_MACS = (64, 32, 16, 8, 4, 2), 32e9
+"""Batch sizes that are timed beside 1, and multiply-adds of a run at most."""
 FILES_TIMED, OPENING = 6, 1.3
 """What a sitting times beside each other, the baseline twice; and how much longer with all opened."""
+
+
+def with_batches(recipe: Recipe, macs: int) -> Recipe:
+    """The recipe with the batch sizes that are timed where it asks for none: see `batches_for`."""
+    if recipe.deploy.batches:
+        return recipe
+    chosen = {"batches": batches_for(macs)}
+    return recipe.model_copy(update={"deploy": recipe.deploy.model_copy(update=chosen)})
+
+
+def batches_for(macs: int) -> list[int]:
+    """1, and the largest of `LARGER_BATCHES` with which a run of the baseline takes about half a second.
+
+    Args:
+        macs: multiply-adds of an image; they decide and no clock, so that every machine times the same.
+    """
+    return [1, *[size for size in LARGER_BATCHES if size * macs <= MOST_MACS][:1]]
 
 
 def steps(recipe: Recipe) -> list[Step]:

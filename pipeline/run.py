@@ -79,18 +79,18 @@ def run_stages(
                 store.cached(digest, compute, lambda: tell(0.0, "waiting for another run's same stage"))
             )
             if ledger == "all" or (ledger == "last" and index == last):
-                add_ledger(results[-1], tell)
+                add_ledger(results[-1], store, tell)
             if results[-1].reused:
                 reporter.reused()
             tell(1.0, summary(results[-1]))
     return results
 
 
-def add_ledger(result: StageResult, tell: Tell) -> None:
+def add_ledger(result: StageResult, store: Store, tell: Tell) -> None:
     """Put a stage's file through other compressors, unless that was done: it may have become the last."""
     if not result.metrics.has_ledger:
         tell(MEASURED, "size by gzip, zstd and xz")
-        result.keep_ledger(size_ledger(result.onnx.read_bytes()))
+        store.keep_ledger(result, size_ledger(result.onnx.read_bytes()))
 
 
 def stage_digests(recipe: Recipe, data: Data) -> Iterator[str]:

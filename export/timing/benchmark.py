@@ -191,7 +191,7 @@ def benchmark(
             feeds = {name: feed(s, batch, shapes, inputs=inputs) for name, s in sessions.items()}
             if same_inputs:
                 check_same({name: feeds[name] for name in models})
-            for name, session in sessions.items():
+            for name, session in sessions.items() if not fed else ():
                 check_runs(session, feeds[name])  # what does not fit is told here, in words
             fed[:] = [described(feeds[baseline], inputs is not None)]
             yield {name: partial(session.run, None, feeds[name]) for name, session in sessions.items()}

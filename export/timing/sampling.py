@@ -15,7 +15,8 @@ BLOCK_MS, FEWEST_IN_BLOCK = 20.0, 3
 WARM_MS = 2.0
 """Runs at the start of a block that are dropped fill this time: by then caches hold what the model needs."""
 LONG_MS = 100.0
-"""A run of this length or more does not feel which caches it found: its block is one run, none dropped."""
+"""A run of this length or more does not feel which caches it found: its block is one run, none dropped, and
+where all are as long, being alone and being in turn are one thing, measured once."""
 ALONE_PART = 2 / 3
 """Of a sitting's time; the rest is for running in turn."""
 WARM_UP_SECONDS = 0.05
@@ -67,10 +68,12 @@ def sit(
         watch = Watch(threads)
         budget = seconds * len(names)
         alone = _rounds(samplers, _Sampler.block, budget * ALONE_PART, lambda f: progress(ALONE_PART * f))
-        rest = budget * (1 - ALONE_PART)
-        in_turn = _rounds(
-            samplers, _Sampler.once, rest, lambda f: progress(ALONE_PART + (1 - ALONE_PART) * f)
-        )
+        in_turn = alone
+        if not all(sampler.long for sampler in samplers.values()):
+            rest = budget * (1 - ALONE_PART)
+            in_turn = _rounds(
+                samplers, _Sampler.once, rest, lambda f: progress(ALONE_PART + (1 - ALONE_PART) * f)
+            )
         signs = watch.signs()
     finally:
         if collecting:
@@ -116,9 +119,14 @@ class _Sampler:
             self._fastest = min(self._fastest, self._sample())
         self._runs = max(1, round(SHORTEST_SAMPLE_MS / self._fastest))
 
+    @property
+    def long(self) -> bool:
+        """Whether what ran before a run does not matter."""
+        return self._fastest >= LONG_MS
+
     def block(self) -> list[float]:
         """Samples of runs that only this function's runs precede."""
-        if self._fastest >= LONG_MS:
+        if self.long:
             return [self._sample()]
         start = time.perf_counter()
         self._sample()

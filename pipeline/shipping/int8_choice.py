@@ -25,11 +25,12 @@ from tersor.export.forms.int8_operators import SETS, OperatorSet
 from tersor.export.timing.parity import outputs
 from tersor.export.timing.processor_time import processor_ms
 from tersor.export.timing.providers import open_session
+from tersor.models.layers import weight_layers
 from tersor.models.network import Network
 from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.recipe.recipe import Activations, Recipe
 from tersor.pipeline.training.learned_steps import scales_of
-from tersor.pipeline.weights.activations import calibrate
+from tersor.pipeline.weights.activations import calibrate, observe
 from tersor.progress import Tell
 
 T = TypeVar("T", bound=str)
@@ -316,12 +317,13 @@ def candidates_of(
         images: preprocessed training images, float32 (N, C, H, W).
         methods: which ones.
     """
-    found = {}
+    found, seen = {}, None
     for method in methods:
         calibrated = network
         if method != "minmax":
             settings = Activations(stage="activations", bits=8, method=method)
-            calibrated = calibrate(network, settings, images)[0]
+            seen = seen or observe(network, weight_layers(network), images, "calibration of int8")
+            calibrated = calibrate(network, settings, images, seen=seen)[0]
             kept = {**calibrated.activations, **network.activations}
             calibrated = replace(calibrated, activations=kept)
         found[str(method)] = grids_of(calibrated)

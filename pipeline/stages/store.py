@@ -46,15 +46,6 @@ class StageResult:
                 return measured.with_ledger(Ledger.read(path))
         return measured
 
-    def keep_ledger(self, ledger: Ledger) -> None:
-        """Lay what other compressors made of the file beside it.
-
-        Raises:
-            Unavailable: the cache cannot be written.
-        """
-        with writing(self.folder):
-            ledger.write(self.folder / LEDGER)
-
     def network(self) -> "Network":
         """The network the stage produced."""
         # imports torch: seconds, which a look at finished results need not cost
@@ -117,6 +108,21 @@ class Store:
             compute(folder)
             return self.finish(digest, folder)
 
+    def keep_ledger(self, result: StageResult, ledger: Ledger) -> None:
+        """Lay what other compressors made of a finished stage's file beside it.
+
+        Raises:
+            Unavailable: the cache cannot be written.
+        """
+        folder = result.folder
+        with lock(self._lock(result.digest), "the same stage", lambda: None), writing(folder):
+            for left in folder.glob(f".{LEDGER}.*"):
+                left.unlink()  # of a process that was killed while it wrote
+            ledger.write(folder / LEDGER)
+
+    def _lock(self, digest: str) -> Path:
+        return self.cache / f"{digest[:32]}.lock"
+
     @contextlib.contextmanager
     def working_folder(self, digest: str, waiting: Callable[[], None]) -> Iterator[Path]:
         """The folder in which a stage works; what lies there from an interrupted try is kept.
@@ -132,7 +138,7 @@ class Store:
         with writing(self.cache):
             self.cache.mkdir(parents=True, exist_ok=True)
         partial = self.cache / f"{digest[:32]}.partial"
-        with lock(self.cache / f"{digest[:32]}.lock", "the same stage", waiting), writing(partial):
+        with lock(self._lock(digest), "the same stage", waiting), writing(partial):
             partial.mkdir(exist_ok=True)
             try:
                 yield partial

@@ -6,8 +6,8 @@ between the values and the rounded ones (S. Migacz, 8-bit inference with TensorR
 left out of it, since rounding does not change them.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,52 @@ RATIOS = np.linspace(1.0, 1 / 32, 94)
 """Parts of the whole range that `entropy` tries."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What calibration images showed of layers' inputs.
+
+    extremes: layer -> the smallest and the largest value, of the layers that the forward pass uses.
+    histograms: layer -> counts between them of values that are not zero, float64 (BINS,); how many are zero.
+    """
+
+    extremes: Mapping[str, tuple[float, float]]
+    histograms: Mapping[str, tuple[np.ndarray, int]]
+
+
+def observe(
+    network: Network,
+    layers: Sequence[str],
+    images: np.ndarray,
+    where: str,
+    progress: Tell = lambda *_: None,
+) -> Seen:
+    """Run images through a network and look at the inputs of layers.
+
+    Args:
+        network: computes in float here, whatever grids it had.
+        layers: names of modules.
+        images: preprocessed, float32 (N, C, H, W), of the training split.
+        where: for the message.
+        progress: told the fraction done.
+
+    Raises:
+        BadInput: no images, or an input that is NaN or infinite.
+    """
+    if not len(images):
+        raise BadInput("there are no calibration images", wanted="at least one", where=where)
+    module, inputs = network.module(), torch.from_numpy(np.ascontiguousarray(images, np.float32))
+    extremes = _extremes(module, list(layers), inputs, where)
+    progress(0.45, "ranges")
+    return Seen(extremes, _histograms(module, extremes, inputs))
+
+
 def calibrate(
-    network: Network, settings: Activations, images: np.ndarray, *, progress: Tell = lambda *_: None
+    network: Network,
+    settings: Activations,
+    images: np.ndarray,
+    *,
+    seen: Seen | None = None,
+    progress: Tell = lambda *_: None,
 ) -> tuple[Network, dict[str, Any]]:
     """Give the input of each chosen layer a grid.
 
@@ -35,6 +79,7 @@ def calibrate(
         network: computes in float here, whatever grids it had.
         settings: bits, method, layers.
         images: preprocessed, float32 (N, C, H, W), of the training split.
+        seen: what `observe` made of these images, where several methods share it.
         progress: told the fraction done.
 
     Returns:
@@ -47,17 +92,12 @@ def calibrate(
     where = f"stage `{settings.name}`"
     layers = chosen_layers(network, settings.layers, settings.exclude, where)
     layer_bits = by_layer(layers, settings.per_layer, where)
-    if not len(images):
-        raise BadInput("there are no calibration images", wanted="at least one", where=where)
-    module, inputs = network.module(), torch.from_numpy(np.ascontiguousarray(images, np.float32))
-    extremes = _extremes(module, layers, inputs, where)
-    progress(0.4, "ranges")
-    histograms = _histograms(module, extremes, inputs)
+    seen = seen if seen is not None else observe(network, layers, images, where, progress)
     progress(0.9, "histograms")
     grids, rows = dict(network.activations), []
-    for layer, (low, high) in extremes.items():
+    for layer, (low, high) in seen.extremes.items():
         bits = layer_bits.get(layer, settings.bits)
-        counts, zeros = histograms[layer]
+        counts, zeros = seen.histograms[layer]
         first, last = RANGES[settings.method](counts, zeros, low, high, bits, settings.percentile)
         grids[layer] = grid_between(first, last, bits)
         rows.append({"layer": layer, **_row(grids[layer], low, high, counts, zeros)})

@@ -53,7 +53,7 @@ def test_stage_metrics_carry_units_and_true_sizes(story) -> None:
         metrics = json.loads((folder / "metrics.json").read_text())
         assert metrics["onnx_bytes"] == (folder / "model.onnx").stat().st_size
         assert 0.5 < metrics["validation_accuracy_fraction"] <= 1, "the tiny network has learned"
-        assert {"name", "stage", "seconds", "parameters", "macs", "packed_bytes", "xz_bytes"} <= set(metrics)
+        assert {"name", "stage", "seconds", "parameters", "macs", "packed_bytes"} <= set(metrics)
 
 
 def test_manifest_has_the_keys_that_were_promised(manifest: dict[str, Any]) -> None:

@@ -43,7 +43,8 @@ def run(trained: Network, tmp_path: Path) -> Run:
 
 
 def recipe(**deploy: Any) -> Recipe:
-    raw = {"name": "x", "model": "mnist", "stages": [{"stage": "train"}], "deploy": deploy}
+    raw = {"name": "x", "model": "mnist", "stages": [{"stage": "train"}]}
+    raw["deploy"] = {"batches": [1], **deploy}
     return Recipe.model_validate(raw)
 
 
