@@ -19,7 +19,7 @@ from tersor.pipeline.structure.elimination import Table, minimise, total
 from tersor.pipeline.structure.forecast import Forecast, Precision, onnx_of
 from tersor.pipeline.structure.narrowing import narrowed
 from tersor.pipeline.structure.search import Problem, pose, solve
-from tersor.pipeline.structure.staircase import SAME_STEP, Setting, layer_shapes, steps, with_widths
+from tersor.pipeline.structure.staircase import SAME_STEP, Setting, layer_shapes, with_widths
 from tersor.pipeline.structure.widths import Pruning, Space
 from tersor.progress import Tell
 
@@ -228,8 +228,8 @@ class Clock:
 def to_the_steps_end(pruning: Pruning, measuring: Measuring) -> Counted:
     """`align: auto`: each space as wide as it can be without taking longer than planned (within 4 %).
 
-    The time of a space is that of the layers that write and read it, their other side as it is now. Only ends
-    of steps are taken: a width that a wider one equals is off the fast kernel.
+    The time of a space is that of the layers that write and read it, their other side as it is now. A width
+    that a wider one beats is not taken: it is off the fast kernel.
 
     Returns:
         Sets that go, and `aligned`: first layer of the space -> [planned width, width].
@@ -277,15 +277,15 @@ def _plans(
 def end_of_step(times: Sequence[float], reach: int) -> int:
     """The last of the first `reach` places that takes no longer than the first (within 4 %).
 
-    A place that a later one equals or beats counts only where no such end of a step is in reach.
+    A place that a later one beats (by 4 %) is off the fast kernel and counts only where no other is in reach.
 
     Args:
         times: by width, ascending; the first is the planned one.
         reach: at least 1; what comes after serves as witness alone.
     """
     within = [i for i, ms in enumerate(times[:reach]) if ms <= times[0] * SAME_STEP]
-    ends = set(steps(range(len(times)), times))
-    return max([i for i in within if i in ends], default=max(within))
+    unbeaten = [i for i in within if times[i] <= min(times[i:]) * SAME_STEP]
+    return max(unbeaten or within)
 
 
 WAYS: Mapping[str, Callable[[Pruning, Measuring], Counted]] = {
