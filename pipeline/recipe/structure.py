@@ -22,8 +22,10 @@ class Schedule(Settings):
 class Search(Settings):
     """Widths chosen by measured latency: as much importance kept as a budget allows."""
 
-    speedup: float | None = Field(None, gt=1, description="over the baseline, ONNX Runtime fp32")
-    latency_ms: float | None = Field(None, gt=0, description="p50 of one run")
+    speedup: float | None = Field(None, gt=1, description="over the baseline in the same precision")
+    latency_ms: float | None = Field(
+        None, gt=0, description="of one run: a low percentile, about 2 % below the median of an idle machine"
+    )
     macs: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="fraction of the baseline's")
     parameters: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="fraction of the baseline's"
@@ -66,6 +68,10 @@ class Structure(StageSettings):
         None, description="kept widths are multiples of this; auto: the widest that costs no more time here"
     )
     search: Search | None = Field(None, description="choose widths by a budget in place of sparsity")
+    precision: Literal["fp32", "int8"] = Field(
+        "fp32",
+        description="what budgets of time and `align: auto` are timed in; int8: as model.int8.onnx runs",
+    )
     schedule: Schedule | None = Field(None, description="mask channels while training, then rebuild")
     layers: list[str] = Field([], description="patterns of layers to prune; empty: all convolutions")
     exclude: list[str] = []
@@ -92,6 +98,10 @@ class Structure(StageSettings):
         if self.search and (self.per_layer or self.scope == "global" or self.align or self.schedule):
             raise ValueError(
                 "search chooses the widths by itself: leave out per_layer, scope, align, schedule"
+            )
+        if self.precision == "int8" and self.align != "auto" and not (self.search and self.search.timed):
+            raise ValueError(
+                "precision int8 says what is timed: give search a speedup or latency_ms, or set align to auto"
             )
         if self.schedule and self.pruner == "taylor":
             raise ValueError("schedule works with l1norm, l2norm and fpgm")

@@ -1,24 +1,26 @@
-"""The search of widths for the stage `structure`: budget, prediction, and the real network's time."""
+"""The search of widths for the stage `structure`: budget, and the real network's time, in fp32 or int8."""
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tersor.errors import BadInput
-from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing.benchmark import benchmark
 from tersor.export.timing.layer_timing import LayerShape
+from tersor.export.timing.processor_time import processor_ms
+from tersor.export.timing.providers import open_session
 from tersor.models.network import Network
 from tersor.pipeline.recipe.structure import Structure
+from tersor.pipeline.structure.coupling import Coupling
 from tersor.pipeline.structure.elimination import Table, minimise, total
+from tersor.pipeline.structure.forecast import Forecast, Precision, onnx_of
 from tersor.pipeline.structure.narrowing import narrowed
 from tersor.pipeline.structure.search import Problem, pose, solve
-from tersor.pipeline.structure.staircase import SAME_STEP, Setting, Staircase, layer_shapes, with_widths
-from tersor.pipeline.structure.widths import Pruning
+from tersor.pipeline.structure.staircase import SAME_STEP, Setting, layer_shapes, with_widths
+from tersor.pipeline.structure.widths import Pruning, Space
 from tersor.progress import Tell
 
 AIM_FRACTION = 0.98
@@ -27,6 +29,8 @@ CLOSE_FRACTION = 0.95
 SECONDS_PER_MODEL = 1.0
 NEAR_SETS = 16
 """`align: auto` looks this many channels further than planned: a block of ONNX Runtime's convolutions."""
+WITNESS_SETS = 8
+"""And times so many more, to see whether a wider one beats the last of those: int8 has steps of 4 or 8."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,14 @@ def within_budget(pruning: Pruning, measuring: Measuring) -> Counted:
     assert search is not None
     if not search.timed:
         return _by_count(pruning, measuring.baseline)
-    stairs = Staircase(measuring.profiles, Setting(search.threads, search.batch))
-    problem = pose(
-        pruning,
-        lambda shapes: stairs.measure(shapes, lambda done: tell(0.6 * done, "timing layers at all widths")),
+    setting = Setting(search.threads, search.batch, pruning.settings.precision == "int8")
+    forecast = Forecast(
+        pruning.network,
+        measuring.profiles,
+        setting,
+        lambda done: tell(0.6 * done, "timing layers at all widths"),
     )
+    problem = with_rest(pose(pruning, forecast.prices), forecast)
 
     def build(choice: Sequence[int]) -> tuple[Network, list[int]]:
         """The network at these widths, and how many sets go of each space."""
@@ -78,7 +85,7 @@ def within_budget(pruning: Pruning, measuring: Measuring) -> Counted:
         tensors = narrowed(pruning.module, pruning.coupling, pruning.choose(counts))
         return pruning.network.with_tensors(tensors, forms={}), counts
 
-    clock = Clock(measuring.baseline, search.threads, search.batch)
+    clock = Clock(measuring.baseline, search.threads, search.batch, pruning.settings.precision)
     fastest = minimise([len(sizes) for sizes in problem.kept], problem.costs)
     middle = [(low + high) // 2 for low, high in zip(fastest, problem.full(), strict=True)]
     narrowest = [0] * len(problem.kept)
@@ -94,8 +101,22 @@ def within_budget(pruning: Pruning, measuring: Measuring) -> Counted:
             todo="Ask for less, raise max_cut, or let more layers be pruned (`linear`, `layers`)",
         )
     counts, rounds, met = _narrow_down(problem, build, clock, allowed, times, search.rounds, tell)
-    outcome = {"allowed_ms": allowed, "baseline_ms": clock.baseline_ms, "budget_met": met, "rounds": rounds}
+    outcome = {
+        "precision": pruning.settings.precision,
+        "allowed_ms": allowed,
+        "baseline_ms": clock.baseline_ms,
+        "budget_met": met,
+        "rounds": rounds,
+        "rest_ms": vars(forecast.rest),
+        "doubtful_layer_times": len(forecast.stairs.doubtful),
+    }
     return counts, {"search": {**search.model_dump(exclude_none=True), **outcome}}
+
+
+def with_rest(problem: Problem, forecast: Forecast) -> Problem:
+    """What a run takes besides its layers, among the costs: the same for all choices, and by activations."""
+    fixed: Table = ((), np.array(forecast.rest.fixed_ms))
+    return replace(problem, costs=[*problem.costs, fixed, *_by_activations(problem, forecast.rest.scaled_ms)])
 
 
 def _narrow_down(
@@ -147,8 +168,7 @@ def _judged(
 def _time_for(summed: float, anchors: Mapping[float, float]) -> float:
     """Milliseconds of a network whose layers sum up to `summed`, between networks that were timed.
 
-    Layers by themselves keep their weights in the cache, and the profiler adds to each of them: the sum is
-    not the network's time, but grows with it.
+    Layers by themselves keep their weights in the cache: the sum is not the network's time, but grows so.
     """
     sums = sorted(anchors)
     return float(np.interp(summed, sums, np.maximum.accumulate([anchors[s] for s in sums])))
@@ -162,63 +182,111 @@ def _sum_for(allowed_ms: float, anchors: Mapping[float, float]) -> float:
 
 
 class Clock:
-    """Times networks in turn with the baseline; a slow moment of the machine hits both and is divided out."""
+    """Times networks beside the baseline; a slow moment of the machine hits both and is divided out."""
 
-    def __init__(self, baseline: Network, threads: int, batch: int) -> None:
-        self.baseline, self.threads, self.batch = baseline, threads, batch
+    def __init__(self, baseline: Network, threads: int, batch: int, precision: Precision = "fp32") -> None:
+        self.baseline, self.threads, self.batch, self.precision = baseline, threads, batch, precision
         self.baseline_ms = 0.0
+        self.baseline_onnx = b""
 
     def time(self, network: Network) -> float:
-        """p50 in milliseconds, as it would be at the baseline's first speed."""
-        with tempfile.TemporaryDirectory() as folder:
-            files = {name: Path(folder) / f"{name}.onnx" for name in ("baseline", "network")}
-            export_onnx(self.baseline, files["baseline"])
-            export_onnx(network, files["network"])
-            timed = benchmark(
-                files,
-                "cpu",
-                baseline="baseline",
-                batches=(self.batch,),
-                threads=(self.threads,),
-                seconds_per_model=SECONDS_PER_MODEL,
-                force=True,  # what it decides is held against the clock again, by deploy
-            )
-        baseline, candidate = (row.p50_ms for row in timed.rows)
+        """Milliseconds of a run, as it would be at the baseline's first speed.
+
+        On one thread the processor time of a run, a low percentile, which holds when others share the
+        machine; with more threads the median of the elapsed time, for which it should be idle.
+        """
+        self.baseline_onnx = self.baseline_onnx or onnx_of(self.baseline, self.precision)
+        models = {"baseline": self.baseline_onnx, "network": onnx_of(network, self.precision)}
+        baseline, candidate = self._on_one_thread(models) if self.threads == 1 else self._on_several(models)
         self.baseline_ms = self.baseline_ms or baseline
         return candidate * self.baseline_ms / baseline
+
+    def _on_one_thread(self, models: Mapping[str, bytes]) -> tuple[float, float]:
+        generator = np.random.default_rng(0)
+        images = generator.standard_normal((self.batch, *self.baseline.input_shape)).astype(np.float32)
+        sessions = {name: open_session(model, "cpu") for name, model in models.items()}
+        calls = {
+            name: lambda session=session: session.run(None, {session.get_inputs()[0].name: images})
+            for name, session in sessions.items()
+        }
+        times = processor_ms(calls, SECONDS_PER_MODEL)
+        return times["baseline"], times["network"]
+
+    def _on_several(self, models: Mapping[str, bytes]) -> tuple[float, float]:
+        timed = benchmark(
+            models,
+            "cpu",
+            baseline="baseline",
+            batches=(self.batch,),
+            threads=(self.threads,),
+            seconds_per_model=SECONDS_PER_MODEL,
+            force=True,  # what it decides is held against the clock again, by deploy
+        )
+        baseline, candidate = (row.p50_ms for row in timed.rows)
+        return baseline, candidate
 
 
 def to_the_steps_end(pruning: Pruning, measuring: Measuring) -> Counted:
     """`align: auto`: each space as wide as it can be without taking longer than planned (within 4 %).
 
-    The time of a space is that of the layers that write and read it, their other side as it is now.
+    The time of a space is that of the layers that write and read it, their other side as it is now. A width
+    that a wider one beats is not taken: it is off the fast kernel.
 
     Returns:
         Sets that go, and `aligned`: first layer of the space -> [planned width, width].
     """
-    stairs, coupling = Staircase(measuring.profiles, Setting()), pruning.coupling
+    forecast = Forecast(
+        pruning.network, measuring.profiles, Setting(int8=pruning.settings.precision == "int8")
+    )
     shapes = layer_shapes(pruning.module, pruning.network.input_shape)
     widened, aligned = [], dict[str, list[int]]()
     for at, (space, planned) in enumerate(zip(pruning.spaces, pruning.removals(), strict=True)):
         measuring.tell(at / len(pruning.spaces), "timing layers around the planned widths")
-        reach = range(planned, max(-1, planned - NEAR_SETS // space.per_set - 1), -1)
-        times = []
-        for fewer in reach:
-            removed = space.sets[:fewer]
-            plans = [
-                with_widths(
-                    shape,
-                    *(int(k.sum()) for k in (coupling.keep_inputs(n, removed), coupling.keep(n, removed))),
-                )
-                for n, (shape, _) in shapes.items()
-                if n in coupling.inputs
-                and (n in space.layers or np.isin(coupling.inputs[n], space.sets).any())
-            ]
-            times.append(sum(stairs.measure(plans)[plan] for plan in plans))
-        best = max(i for i, ms in enumerate(times) if ms <= times[0] * SAME_STEP)
-        widened.append(reach[best])
-        aligned[space.layers[0]] = [space.width - n * space.per_set for n in (planned, reach[best])]
-    return widened, {"aligned": aligned}
+        reach = range(planned, max(-1, planned - (NEAR_SETS + WITNESS_SETS) // space.per_set - 1), -1)
+        plans = [_plans(pruning.coupling, shapes, space, fewer) for fewer in reach]
+        prices = forecast.prices({shape for plan in plans for shape, _ in plan})
+        times = [sum(prices[shape] * calls for shape, calls in plan) for plan in plans]
+        best = reach[end_of_step(times, 1 + NEAR_SETS // space.per_set)]
+        widened.append(best)
+        aligned[space.layers[0]] = [space.width - n * space.per_set for n in (planned, best)]
+    doubtful = len(forecast.stairs.doubtful)
+    return widened, {
+        "aligned": aligned,
+        "precision": pruning.settings.precision,
+        "doubtful_layer_times": doubtful,
+    }
+
+
+def _plans(
+    coupling: Coupling, shapes: Mapping[str, tuple[LayerShape, int]], space: Space, fewer: int
+) -> list[tuple[LayerShape, int]]:
+    """The layers that write or read a space when so many of its sets are gone, and the calls of each."""
+    removed = space.sets[:fewer]
+    return [
+        (
+            with_widths(
+                shape,
+                *(int(k.sum()) for k in (coupling.keep_inputs(n, removed), coupling.keep(n, removed))),
+            ),
+            calls,
+        )
+        for n, (shape, calls) in shapes.items()
+        if n in coupling.inputs and (n in space.layers or np.isin(coupling.inputs[n], space.sets).any())
+    ]
+
+
+def end_of_step(times: Sequence[float], reach: int) -> int:
+    """The last of the first `reach` places that takes no longer than the first (within 4 %).
+
+    A place that a later one beats (by 4 %) is off the fast kernel and counts only where no other is in reach.
+
+    Args:
+        times: by width, ascending; the first is the planned one.
+        reach: at least 1; what comes after serves as witness alone.
+    """
+    within = [i for i, ms in enumerate(times[:reach]) if ms <= times[0] * SAME_STEP]
+    unbeaten = [i for i in within if times[i] <= min(times[i:]) * SAME_STEP]
+    return max(unbeaten or within)
 
 
 WAYS: Mapping[str, Callable[[Pruning, Measuring], Counted]] = {
@@ -249,13 +317,13 @@ def _by_count(pruning: Pruning, baseline: Network) -> Counted:
     problem = pose(pruning, prices)
     counted, whole = cost(pruning.network), cost(baseline)
     full = float(counted.macs if by_macs else counted.parameters)
-    rest = _rest(problem, full - total(problem.costs, problem.full()))
+    rest = _by_activations(problem, full - total(problem.costs, problem.full()))
     budget = (search.macs or 0) * whole.macs if by_macs else (search.parameters or 0) * whole.parameters
     choice = solve(problem, budget, rest)
     counts = [int(k[-1] - k[at]) for k, at in zip(problem.kept, choice, strict=True)]
     return counts, {"search": {**search.model_dump(exclude_none=True), "budget": budget}}
 
 
-def _rest(problem: Problem, amount: float) -> list[Table]:
+def _by_activations(problem: Problem, amount: float) -> list[Table]:
     """What the layers' tables do not explain, taken as proportional to the activations."""
     return [((at,), fraction * amount) for at, fraction in enumerate(problem.activations)]

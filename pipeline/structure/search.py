@@ -158,10 +158,9 @@ def _activations(
     whole = 0.0
     for layer in layers:
         shape = shapes[layer.name][0]
-        pixels = shape.macs / (shape.inputs // shape.groups * shape.outputs * np.prod(shape.kernel))
-        whole += shape.outputs * pixels
+        whole += shape.activations * layer.calls
         for at, channels in layer.outs.items():
-            elements[at] += channels * sizes[at] * pixels
+            elements[at] += channels * sizes[at] * shape.pixels * layer.calls
     rest = 1 - sum(f[-1] for f in elements) / whole
     return [f / whole + rest / len(sizes) for f in elements]
 

@@ -19,17 +19,20 @@ from tersor.files import read_json, write_json
 from tersor.machine import cpu_features
 from tersor.models.network import Network
 
+TIMED_AS = "faster half, passes that agree"
+"""How `time_layers` works, in the file's name: times taken otherwise do not mix with these."""
 SAME_STEP = 1.04
 """Latencies within this ratio are on one step; measuring twice differs by about as much."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How layers are timed: threads, images a run, int8 in place of fp32."""
+    """How layers are timed: threads, images a run, int8 or fp32, MiB of other weights read in between."""
 
     threads: int = 1
     batch: int = 1
     int8: bool = False
+    beside_mib: int = 0
 
 
 class Staircase:
@@ -38,30 +41,35 @@ class Staircase:
     Args:
         folder: where the files of all machines lie.
         setting: how to time.
+
+    doubtful: shapes of which no two passes agreed, the machine being too busy: their times are not kept.
     """
 
     def __init__(self, folder: Path, setting: Setting) -> None:
         import onnxruntime
 
         self.setting = setting
-        self.machine = {**cpu_features(), "onnxruntime": onnxruntime.__version__, **vars(setting)}
+        self.machine = {**cpu_features(), "onnxruntime": onnxruntime.__version__, "timed": TIMED_AS}
+        self.machine |= vars(setting)
         digest = hashlib.sha256(json.dumps(self.machine, sort_keys=True).encode()).hexdigest()[:16]
         self.path = folder / f"{digest}.json"
         self.known = self._read()
+        self.doubtful: dict[LayerShape, float] = {}
 
     def measure(
         self, shapes: Iterable[LayerShape], progress: Callable[[float], None] = lambda _: None
     ) -> Mapping[LayerShape, float]:
         """Latency of each shape in milliseconds; those not known yet are timed and kept."""
         distinct = set(shapes)
-        missing = [shape for shape in distinct if shape.key() not in self.known]
+        missing = [shape for shape in distinct - set(self.doubtful) if shape.key() not in self.known]
         if missing:
             timed = time_layers(missing, **vars(self.setting), progress=progress)
-            # what another process has kept meanwhile stays as it is
-            self.known = {shape.key(): ms for shape, ms in timed.items()} | self.known | self._read()
+            self.doubtful |= {shape: time.ms for shape, time in timed.items() if not time.trusted}
+            sure = {shape.key(): time.ms for shape, time in timed.items() if time.trusted}
+            self.known = sure | self.known | self._read()  # what another process has kept stays as it is
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, {"machine": self.machine, "latency_ms": self.known})
-        return {shape: self.known[shape.key()] for shape in distinct}
+        return {s: self.known[s.key()] if s.key() in self.known else self.doubtful[s] for s in distinct}
 
     def _read(self) -> dict[str, float]:
         if not self.path.is_file():

@@ -86,17 +86,55 @@ def test_a_layers_time_is_its_kernels_in_the_faster_pass(
 ) -> None:
     """Neither the copy beside it, nor a slow pass, nor a few slow runs among many count."""
     small, large = (LayerShape(w, w, (3, 3), (1, 1), (1, 1), size=(32, 32)) for w in (16, 64))
-    passes = [[300], [*[1600] * 7, 9999], [*[100] * 7, 9999], [4800]]
+    passes = [[300], [*[1600] * 7, 9999], [*[100] * 7, 9999], [1601], [101]]
     traced = (Traced(tmp_path / "trace", kernel_us) for kernel_us in passes)
     monkeypatch.setattr(layer_timing, "open_session", lambda *_, **__: next(traced))
-    assert time_layers([small, large, small]) == pytest.approx({small: 0.1, large: 1.6})
-    assert next(traced, None) is None  # each shape once in each pass
+    times = time_layers([small, large, small])
+    assert {shape: time.ms for shape, time in times.items()} == pytest.approx({small: 0.1, large: 1.6})
+    assert next(traced, None) is None  # the small one's first two passes differed, so it had a third
+    assert all(time.trusted for time in times.values())
+
+
+def test_a_layer_that_never_takes_the_same_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced = (Traced(tmp_path / "trace", [100 * 2**n]) for n in range(layer_timing.MOST_PASSES))
+    monkeypatch.setattr(layer_timing, "open_session", lambda *_, **__: next(traced))
+    (time,) = time_layers([DENSE]).values()
+    assert (time.ms, time.second_ms) == pytest.approx((0.1, 0.2))
+    assert not time.trusted
+
+
+def test_memory_beside_a_layer_is_read_before_each_run(tmp_path: Path) -> None:
+    read: list[int] = []
+
+    class Memory:
+        """Notes that it is read."""
+
+        def max(self) -> None:
+            """Read."""
+            read.append(1)
+
+    layer_timing._profile(layer_model(DENSE), 1, 1, lambda _: 5, tmp_path, [Memory()])  # type: ignore[list-item]
+    assert len(read) == 5
+
+
+def test_the_rest_is_the_run_less_its_layers_and_part_of_it_goes_with_the_activations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = {"a": ("QLinearConv", 1.0), "b": ("Add", 0.5), "c": ("MaxPool", 0.2), "d": ("Gemm", 0.25)}
+    monkeypatch.setattr(layer_timing, "node_times", lambda *_, **__: nodes)
+    monkeypatch.setattr(layer_timing, "processor_ms", lambda *_: {"run": 1.5})
+    rest = layer_timing.rest_of(layer_model(DENSE))
+    assert rest.scaled_ms == pytest.approx(0.3)  # of Add, what is more than the cheapest node
+    assert rest.fixed_ms == pytest.approx(1.5 - 1.25 - 0.3)
+    assert rest.at(0.5) == pytest.approx(rest.fixed_ms + 0.15)
 
 
 def test_onnx_runtimes_profile_has_the_kernel_of_every_kind_of_layer() -> None:
     times = time_layers([CONV, DEEP, LayerShape(256, 256, linear=True)])
     assert len(times) == 3
-    assert all(ms > 0 for ms in times.values())
+    assert all(time.ms > 0 for time in times.values())
 
 
 def test_progress_ends_at_one() -> None:

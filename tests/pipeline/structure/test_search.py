@@ -1,20 +1,21 @@
 """Widths by budget: the best within it, told when impossible; predictions against the real network."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from nets import make
-from timings import given_times
 
 from tersor.errors import BadInput
-from tersor.export.timing.layer_timing import LayerShape
+from tersor.export.timing.layer_timing import LayerShape, LayerTime, Rest
 from tersor.models.cost import cost
 from tersor.models.network import Network
 from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.recipe.recipe import Structure
-from tersor.pipeline.structure import budget, staircase
+from tersor.pipeline.structure import budget, forecast, staircase
 from tersor.pipeline.structure.coupling import Coupling, couple
 from tersor.pipeline.structure.elimination import total
 from tersor.pipeline.structure.nni_room import scores
@@ -86,27 +87,52 @@ def test_a_budget_below_the_narrowest_widths_is_refused_with_the_least(tmp_path:
         prune(make(), tmp_path, search={"macs": 0.0001})
 
 
-def test_a_latency_below_the_fastest_widths_is_refused_with_the_least(tmp_path: Path) -> None:
+def clocked(
+    monkeypatch: pytest.MonkeyPatch,
+    layer_ms: Callable[[LayerShape], float],
+    network_ms: Callable[[Network], float] | None = None,
+) -> None:
+    """A machine on which layers and networks take times that are given, and nothing takes any besides."""
+
+    def time_whole(self: budget.Clock, network: Network) -> float:
+        """As given."""
+        assert network_ms is not None
+        self.baseline_ms = network_ms(self.baseline)
+        return network_ms(network)
+
+    def time_alone(shapes: Iterable[LayerShape], **_: object) -> dict[LayerShape, LayerTime]:
+        """As given, twice."""
+        return {s: LayerTime(layer_ms(s), layer_ms(s)) for s in shapes}
+
+    monkeypatch.setattr(staircase, "time_layers", time_alone)
+    monkeypatch.setattr(budget.Clock, "time", time_whole)
+    monkeypatch.setattr(forecast, "rest_of", lambda *_, **__: Rest(0.0, 0.0))
+
+
+def work(network: Network) -> float:
+    """A millisecond a million multiply-adds, and one more for a whole network."""
+    return 1 + cost(network).macs / 1e6
+
+
+def test_a_latency_below_the_fastest_widths_is_refused_with_the_least(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocked(monkeypatch, lambda shape: shape.macs / 1e6, work)
     with pytest.raises(BadInput, match=r"0\.0001 ms allowed.*what the fastest widths take here"):
         prune(make(), tmp_path, search={"latency_ms": 0.0001})
 
 
-def test_an_impossible_budget_is_told_before_training(tmp_path: Path) -> None:
+def test_an_impossible_budget_is_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocked(monkeypatch, lambda shape: shape.macs / 1e6, work)
     settings = Structure(stage="structure", search={"speedup": 10_000})  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="no widths are within the budget"):
         try_structure(make(), settings, tmp_path)
 
 
 def test_a_speedup_is_searched_and_every_round_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine that takes a millisecond a million multiply-adds, and one more for a whole network."""
-
-    def time_whole(self: budget.Clock, network: Network) -> float:
-        """By the network's work alone."""
-        self.baseline_ms = 1 + cost(self.baseline).macs / 1e6
-        return 1 + cost(network).macs / 1e6
-
-    monkeypatch.setattr(staircase, "time_layers", lambda shapes, **_: {s: s.macs / 1e6 for s in shapes})
-    monkeypatch.setattr(budget.Clock, "time", time_whole)
+    clocked(monkeypatch, lambda shape: shape.macs / 1e6, work)
     net = make("mnist", (1, 28, 28))
     small, details = prune(net, tmp_path, pruner="l1norm", search={"speedup": 1.5, "step": 16})
     told = details["search"]
@@ -121,12 +147,10 @@ def test_a_speedup_is_searched_and_every_round_told(tmp_path: Path, monkeypatch:
 
 def test_a_networks_time_is_that_at_the_baselines_first_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A moment in which the machine is three times slower hits both, and is divided out."""
-    milliseconds = {"baseline.onnx": 10.0, "network.onnx": 4.0}
-    monkeypatch.setattr(budget, "export_onnx", lambda *_: None)
     clock = budget.Clock(make(), threads=1, batch=1)
     for slower in (1, 3):
-        timed = given_times(lambda file, slower=slower: slower * milliseconds[file.name])  # type: ignore[misc]
-        monkeypatch.setattr(budget, "benchmark", timed)
+        times = {"baseline": slower * 10.0, "network": slower * 4.0}
+        monkeypatch.setattr(budget, "processor_ms", lambda *_, times=times: times)
         assert clock.time(make()) == pytest.approx(4.0)
         assert clock.baseline_ms == pytest.approx(10.0)
 
@@ -137,19 +161,13 @@ def test_a_narrow_network_that_only_the_real_clock_finds_fast_meets_the_budget(
     """Layers alone say that narrower is slower; of whole networks the narrowest alone is fast."""
     net, least = make("mnist", (1, 28, 28)), {}
 
-    def time_alone(shapes: list[LayerShape], **_: object) -> dict[LayerShape, float]:
-        """Slower the narrower."""
-        return {shape: 1 + 1 / shape.inputs + 1 / shape.outputs for shape in shapes}
-
-    def time_whole(self: budget.Clock, network: Network) -> float:
+    def time_whole(network: Network) -> float:
         """1 ms for the narrowest, 10 for all others."""
-        self.baseline_ms = 10.0
         macs = cost(network).macs
         least["macs"] = min(macs, least.get("macs", macs))
         return 1.0 if macs < 0.2 * cost(net).macs else 10.0
 
-    monkeypatch.setattr(staircase, "time_layers", time_alone)
-    monkeypatch.setattr(budget.Clock, "time", time_whole)
+    clocked(monkeypatch, lambda shape: 1 + 1 / shape.inputs + 1 / shape.outputs, time_whole)
     small, details = prune(net, tmp_path, pruner="l1norm", search={"speedup": 5, "step": 8})
     assert details["search"]["budget_met"]
     assert cost(small).macs == least["macs"]
@@ -165,13 +183,13 @@ def test_search_beside_sparsities_is_refused() -> None:
         Structure(stage="structure", search={"speedup": 2}, align=16)  # type: ignore[arg-type]
 
 
-def stepped(shapes: set[LayerShape], **_: object) -> dict[LayerShape, float]:
-    """A clock that climbs every 16 outputs."""
-    return {shape: float(-(-shape.outputs // 16)) * (1 + shape.inputs / 1e6) for shape in shapes}
+def stepped(shape: LayerShape) -> float:
+    """Climbs every 16 outputs."""
+    return float(-(-shape.outputs // 16)) * (1 + shape.inputs / 1e6)
 
 
 def test_align_auto_widens_to_the_end_of_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staircase, "time_layers", stepped)
+    clocked(monkeypatch, stepped)
     _, details = prune(make(), tmp_path, sparsity=0.4, align="auto", pruner="l1norm")
     assert details["aligned"] == {"conv1.0": [20, 32], "conv2.0": [39, 48]}
     assert details["widths"] == {"conv1.0": [32, 32], "conv2.0": [64, 48]}
@@ -184,10 +202,10 @@ def test_steps_are_the_widths_that_no_wider_one_beats() -> None:
 def test_latencies_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def clock(shapes: list[LayerShape], **_: object) -> dict[LayerShape, float]:
+    def clock(shapes: list[LayerShape], **_: object) -> dict[LayerShape, LayerTime]:
         """Counts what is timed."""
         asked.append(len(shapes))
-        return dict.fromkeys(shapes, 1.0)
+        return dict.fromkeys(shapes, LayerTime(1.0, 1.0))
 
     monkeypatch.setattr(staircase, "time_layers", clock)
     one, two = LayerShape(4, 8), LayerShape(4, 9)
@@ -201,7 +219,7 @@ def test_latencies_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytes
 def test_a_sweep_covers_every_distinct_layer_up_to_twice_its_width(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staircase, "time_layers", stepped)
+    clocked(monkeypatch, stepped)
     net = make("resnet20", (3, 16, 16), shortcut="B")
     rows = sweep(net, Staircase(tmp_path, Setting()), 8)
     assert sorted(n for row in rows for n in row["layers"]) == sorted(layer_shapes(net.module(), (3, 16, 16)))
@@ -214,10 +232,139 @@ def test_a_sweep_covers_every_distinct_layer_up_to_twice_its_width(
 def test_what_another_process_has_kept_meanwhile_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staircase, "time_layers", lambda shapes, **_: dict.fromkeys(shapes, 2.0))
+    clocked(monkeypatch, lambda _: 2.0)
     one, two, three = LayerShape(4, 8), LayerShape(4, 9), LayerShape(4, 10)
     mine, other = Staircase(tmp_path, Setting()), Staircase(tmp_path, Setting())
     other.measure([one, two])
-    monkeypatch.setattr(staircase, "time_layers", lambda shapes, **_: dict.fromkeys(shapes, 1.0))
+    clocked(monkeypatch, lambda _: 1.0)
     mine.measure([two, three])
     assert Staircase(tmp_path, Setting()).known == {one.key(): 2.0, two.key(): 2.0, three.key(): 1.0}
+
+
+def test_times_that_no_second_pass_confirms_are_used_but_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sure, unsure = LayerShape(4, 8), LayerShape(4, 9)
+    times = {sure: LayerTime(1.0, 1.01), unsure: LayerTime(1.0, 1.5)}
+    monkeypatch.setattr(staircase, "time_layers", lambda shapes, **_: {s: times[s] for s in shapes})
+    stairs = Staircase(tmp_path, Setting())
+    assert stairs.measure([sure, unsure]) == {sure: 1.0, unsure: 1.0}
+    assert list(stairs.doubtful) == [unsure]
+    assert Staircase(tmp_path, Setting()).known == {sure.key(): 1.0}
+
+
+def fast_from_16_by_4(shape: LayerShape) -> float:
+    """The int8 kernel of AVX512: three times as slow with under 16 outputs or where not divisible by 4."""
+    fast = shape.outputs >= 16 and shape.outputs % 4 == 0
+    return (1 if fast else 3) * shape.macs / 1e6
+
+
+def int8_work(network: Network) -> float:
+    """Of a whole network on such a machine."""
+    shapes = layer_shapes(network.module(), network.input_shape).values()
+    return 1 + sum(fast_from_16_by_4(shape) * calls for shape, calls in shapes)
+
+
+def without_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """No file is made; the precisions that were asked for are noted."""
+    asked: list[str] = []
+
+    def made(_: Network, precision: str) -> bytes:
+        asked.append(precision)
+        return b""
+
+    monkeypatch.setattr(forecast, "onnx_of", made)
+    monkeypatch.setattr(forecast, "_image_channels", lambda _: 1)
+    return asked
+
+
+def test_an_int8_budget_is_kept_with_widths_on_the_fast_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = without_files(monkeypatch)
+    clocked(monkeypatch, fast_from_16_by_4, int8_work)
+    net, search = make("mnist", (1, 28, 28)), {"speedup": 1.4, "step": 2}
+    small, details = prune(net, tmp_path, pruner="l1norm", precision="int8", search=search)
+    told = details["search"]
+    assert told["precision"] == "int8"
+    assert told["budget_met"]
+    assert int8_work(small) <= told["allowed_ms"] == pytest.approx(int8_work(net) / 1.4)
+    kept = [after for _, after in details["widths"].values()]
+    assert all(width >= 16 and width % 4 == 0 for width in kept)
+    assert set(asked) == {"int8"}
+
+
+def test_align_auto_ends_on_the_steps_of_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planned at 20 and 39; 39 leaves the fast kernel, so 52 costs no more, and 55 would be slow again."""
+    without_files(monkeypatch)
+    clocked(monkeypatch, lambda s: (1 if s.outputs % 4 == 0 else 1.4) * (s.outputs // 20 + 1))
+    _, details = prune(make(), tmp_path, sparsity=0.4, align="auto", precision="int8", pruner="l1norm")
+    assert details["precision"] == "int8"
+    for planned, width in details["aligned"].values():
+        assert width >= planned
+        assert width % 4 == 0
+
+
+def test_a_step_ends_where_no_wider_one_is_as_fast() -> None:
+    slow, fast = 3.0, 2.0
+    assert budget.end_of_step([slow, fast, slow, slow, fast, slow], 3) == 1
+    assert budget.end_of_step([slow, slow, fast], 2) == 1
+    assert budget.end_of_step([2.0, 2.0, 2.0, 5.0], 3) == 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"search": {"macs": 0.5}}, {"align": 16}])
+def test_int8_without_a_clock_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="give search a speedup or latency_ms, or set align to auto"):
+        Structure(stage="structure", precision="int8", **settings)  # type: ignore[arg-type]
+
+
+def test_a_forecast_sums_layers_and_what_goes_with_the_activations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = make("mnist", (1, 28, 28))
+    small, _ = prune(net, tmp_path, sparsity=0.5, pruner="l1norm")
+    clocked(monkeypatch, lambda shape: shape.macs / 1e6)
+    monkeypatch.setattr(forecast, "rest_of", lambda *_, **__: Rest(-0.25, 2.0))
+    foretold = forecast.Forecast(net, tmp_path, Setting())
+    share = cost(small).activations / cost(net).activations
+    assert foretold.latency_ms(net) == pytest.approx(cost(net).macs / 1e6 - 0.25 + 2.0)
+    assert foretold.latency_ms(small) == pytest.approx(cost(small).macs / 1e6 - 0.25 + 2.0 * share)
+
+
+def test_the_search_prices_what_is_no_layer() -> None:
+    problem, *_ = posed(make("mnist", (1, 8, 8)))
+    told = SimpleNamespace(rest=Rest(-0.25, 2.0))
+    with_rest = budget.with_rest(problem, told)  # type: ignore[arg-type]
+    for choice in (problem.full(), [0] * len(problem.kept)):
+        share = sum(float(f[at]) for f, at in zip(problem.activations, choice, strict=True))
+        assert total(with_rest.costs, choice) == pytest.approx(
+            total(problem.costs, choice) - 0.25 + 2.0 * share
+        )
+    assert solve(with_rest, total(with_rest.costs, problem.full())) == problem.full()
+
+
+def test_an_int8_file_is_what_is_timed_as_int8() -> None:
+    net = make()
+    assert b"QuantizeLinear" in forecast.onnx_of(net, "int8")
+    assert b"QuantizeLinear" not in forecast.onnx_of(net, "fp32")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_channels_of_the_image_are_read_off_the_file(precision: forecast.Precision) -> None:
+    net = make("resnet20", (3, 16, 16))
+    assert forecast._image_channels(forecast.onnx_of(net, precision)) == 3
+
+
+def test_an_image_padded_in_the_int8_file_is_priced_padded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_files(monkeypatch)
+    monkeypatch.setattr(forecast, "_image_channels", lambda _: 4)
+    clocked(monkeypatch, lambda shape: float(shape.inputs))
+    first, later = LayerShape(3, 16, (3, 3)), LayerShape(16, 16, (3, 3))
+    net = make("resnet20", (3, 16, 16))
+    assert forecast.Forecast(net, tmp_path, Setting(int8=True)).prices([first, later]) == {
+        first: 4,
+        later: 16,
+    }
+    assert forecast.Forecast(net, tmp_path, Setting()).prices([first]) == {first: 3}
