@@ -73,7 +73,7 @@ def deploy(
         with reporter.step() as tell:
             files, skipped, int8 = make_files(recipe, run, work, data, tell)
         with reporter.step() as tell:
-            shipped = measure_files(files, run, work, data, tell)
+            shipped = measure_files(recipe, files, run, work, data, tell)
         with reporter.step() as tell:
             missing = [target for target, _ in not_measured]
             timings = time_files(recipe, shipped, data, missing, force, tell)
@@ -104,7 +104,7 @@ def deploy(
     return target, manifest
 
 
-LARGER_BATCHES, MOST_MACS = (64, 32, 16, 8, 4, 2), 32e9
+LARGER_BATCHES, MOST_MACS = (64, 32, 16, 8, 4, 2), 16e9
 """Batch sizes that are timed beside 1, and multiply-adds of a run at most."""
 FILES_TIMED, OPENING = 6, 1.3
 """What a sitting times beside each other, the baseline twice; and how much longer with all opened."""
@@ -119,7 +119,7 @@ def with_batches(recipe: Recipe, macs: int) -> Recipe:
 
 
 def batches_for(macs: int) -> list[int]:
-    """1, and the largest of `LARGER_BATCHES` with which a run of the baseline takes about half a second.
+    """1, and the largest of `LARGER_BATCHES` with which a run of the baseline takes about a quarter second.
 
     Args:
         macs: multiply-adds of an image; they decide and no clock, so that every machine times the same.

@@ -274,7 +274,7 @@ class Deploy(Settings):
     batches: list[Annotated[int, Field(ge=1)]] = Field(
         [],
         description="images a run; none told: 1, and the most of 64, 32, 16, 8, 4, 2 whose multiply-adds are "
-        "under 32 G: about half a second on one thread",
+        "under 16 G: about a quarter second on one thread",
     )
     threads: list[Annotated[int, Field(ge=1)]] = [1]
     coder: Literal["huffman", "adaptive", "auto"] = Field(

@@ -1,10 +1,11 @@
 """How a network becomes int8: which operators, with which calibration, which layers have to stay in float.
 
 Chosen on validation images, by the accuracy of the very files, and by their time: the layout of the first
-layer by the time of that layer alone; of the sets of operators, each with its best calibration, the fastest
-that is accurate enough; then, while the drop is larger than allowed, one more layer is left in float, the
-ones that help most alone first. Times decide only where they are far apart, so that the same machine chooses
-the same again; what was chosen stands in the manifest's recipe, which needs no clock.
+layer by the time of that layer alone; of the sets of operators, the plainest with every calibration and the
+others with the one that fitted best, the fastest that is accurate enough; then, while the drop is larger than
+allowed, one more layer is left in float, the ones that help most alone first. Times decide only where they
+are far apart, so that the same machine chooses the same again; what was chosen stands in the manifest's
+recipe, which needs no clock.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,13 +51,14 @@ NEARLY = 1e-12
 
 @dataclass(frozen=True)
 class Judge:
-    """Measures files on validation images."""
+    """Measures files on validation images, on so many threads."""
 
     images: Images
+    threads: int = 1
 
     def __call__(self, path: Path) -> tuple[float, float]:
         """Accuracy (a fraction) and mean cross-entropy (nats) of an ONNX file."""
-        session = open_session(path, "cpu")
+        session = open_session(path, "cpu", threads=self.threads)
         parts = [outputs(session, inputs.numpy()) for inputs, _ in self.images.batches(BATCH)]
         logits, labels = np.concatenate(parts).astype(np.float64), self.images.labels.numpy()
         right = float((logits.argmax(1) == labels).mean())
@@ -145,9 +147,12 @@ def make_int8(
         layout_ms = _first_layers(path, layouts, clock)
         layout = choose_layout(layout_ms) if layout_ms else "plain"
     tried, files, learned = list[Tried](), dict[OperatorSet, bytes](), 0
-    for chosen in operators:
-        for name in candidates:
-            progress(0.3 * len(tried) / len(operators) / len(candidates), f"int8, {chosen}, {name}")
+    for number, chosen in enumerate(operators):
+        names = methods_for(tried, list(candidates), floor)
+        for name in names:
+            progress(
+                0.3 * (number + names.index(name) / len(names)) / len(operators), f"int8, {chosen}, {name}"
+            )
             info = write(chosen, name)
             if len(operators) > 1:
                 learned = max(learned, len(info["kept_integers"]))
@@ -183,6 +188,12 @@ def make_int8(
         "sets": sets,
         "layouts": layout_ms,
     }
+
+
+def methods_for(tried: Sequence[Tried], methods: list[str], floor: float | None) -> list[str]:
+    """For the next set of operators: the calibration that fits best so far, or all where none fits."""
+    fit = [t for t in tried if _fits(t, floor)]
+    return [best_method(fit, floor).method] if fit else methods
 
 
 def _sets_of(tried: Sequence[Tried]) -> list[OperatorSet]:

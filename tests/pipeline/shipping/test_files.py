@@ -100,7 +100,7 @@ def measured(run: Run, tmp_path: Path, name: str) -> list[shipping.Shipped]:
     work.mkdir(exist_ok=True)
     files = {"model.onnx": "fp32"}
     (work / "model.onnx").write_bytes((run.folder / name).read_bytes())
-    return shipping.measure_files(files, run, work, DATA, lambda *_: None)
+    return shipping.measure_files(recipe(), files, run, work, DATA, lambda *_: None)
 
 
 def test_a_file_of_another_network_breaks_the_parity_gate(run: Run, tmp_path: Path) -> None:
@@ -116,3 +116,17 @@ def test_logits_that_are_no_numbers_are_not_shipped(run: Run, trained: Network, 
     export_onnx(broken, run.folder / "broken.onnx")
     with pytest.raises(ClaimBroken, match=r"values that are no numbers.*model\.onnx"):
         measured(run, tmp_path, "broken.onnx")
+
+
+@pytest.mark.parametrize(("packed", "same"), [("model.onnx", True), ("01-train/model.onnx", False)])
+def test_a_packed_file_is_measured_by_what_it_unpacks_to(
+    run: Run, tmp_path: Path, packed: str, same: bool
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir(exist_ok=True)
+    (work / "model.onnx").write_bytes((run.folder / "model.onnx").read_bytes())
+    pack(run.folder / packed, work / "model.tsr")
+    files = {"model.onnx": "fp32", "model.tsr": "packed"}
+    plain, small = shipping.measure_files(recipe(), files, run, work, DATA, lambda *_: None)
+    assert (small.path.name, small.kind) == ("model.tsr", "packed")
+    assert (plain.max_abs_diff == small.max_abs_diff) is same

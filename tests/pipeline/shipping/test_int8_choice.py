@@ -25,6 +25,7 @@ from tersor.pipeline.shipping.int8_choice import (
     floor_of,
     grids_of,
     make_int8,
+    methods_for,
     settled,
 )
 from tersor.pipeline.training.fit import fit
@@ -166,6 +167,14 @@ def test_of_sets_equally_fast_the_more_accurate_then_the_plainest_is_chosen() ->
     assert choose([tried("weighted", 0.92, 5), tried("all", 0.91, 9)], times, 0.9).operators == "weighted"
     assert choose([tried("weighted", 0.91, 5), tried("all", 0.92, 9)], times, 0.9).operators == "all"
     assert choose([tried("weighted", 0.92, 5), tried("all", 0.92, 9)], times, 0.9).operators == "weighted"
+
+
+def test_larger_sets_take_the_calibration_that_fitted_best_and_every_one_where_none_did() -> None:
+    found = [replace(tried("weighted", a, 5), method=m) for m, a in (("minmax", 0.91), ("entropy", 0.93))]
+    methods = ["minmax", "percentile", "entropy"]
+    assert methods_for([], methods, 0.9) == methods
+    assert methods_for(found, methods, 0.9) == ["entropy"]
+    assert methods_for(found, methods, 0.95) == methods
 
 
 def test_where_no_set_fits_the_most_accurate_within_parity_is_taken() -> None:
