@@ -71,7 +71,7 @@ class Session:
         return [np.zeros((len(feed["input"]), 2))]
 
     def get_inputs(self):
-        return [type("Input", (), {"name": "input", "shape": ["batch", 1]})]
+        return [type("Input", (), {"name": "input", "shape": ["batch", 1], "type": "tensor(float)"})]
 
 
 @pytest.fixture
