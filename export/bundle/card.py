@@ -139,6 +139,11 @@ def _usage(manifest: Manifest) -> str:
             f'classes = session.run(None, {{"{entry.name}": x.astype(np.float32)}})[0].argmax(1)',
             "```",
             "",
+            *(
+                f"`{a.file}` takes and gives {a.input_dtype}: feed it `x.astype(np.{a.input_dtype})`.\n"
+                for a in manifest.artifacts
+                if a.input_dtype is not None
+            ),
             "`model.tsr` gives a session without unpacking: "
             '`from tersor.export.timing.packed import load; session = load("model.tsr")`. '
             "`tersor verify` on this folder re-checks every figure above but latency; accuracy where it is "
@@ -171,6 +176,9 @@ def _limits(manifest: Manifest) -> str:
         "- Accuracy holds for the test split named above, and for inputs preprocessed as shown.",
         "- Latency holds for the machine, threads and batch sizes listed.",
     ]
+    for target, options in (manifest.environment or {}).get("provider_options", {}).items():
+        told = ", ".join(f"{key}={value}" for key, value in options.items())
+        lines.append(f"- {target}: {told} (TF32 on: fp32 files multiply with 10-bit mantissas there).")
     for item in manifest.not_measured or ():
         lines.append(f"- Not measured: {item.what}: {item.reason}.")
     if manifest.parity.bounds:

@@ -6,6 +6,9 @@ from tersor.errors import BadInput
 from tersor.export.forms import graph as graphs
 from tersor.export.forms.quantizer import check_finite, quietly
 
+HALF_INPUTS = "model.fp16io.onnx"
+"""A bundle's file that takes and gives float16; its other files take and give float32."""
+
 
 def to_fp16(onnx_path: Path, path: Path, half_inputs: bool = False) -> None:
     """Write a half-precision copy for GPUs.

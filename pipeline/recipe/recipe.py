@@ -270,7 +270,7 @@ class DataSettings(Settings):
 class Deploy(Settings):
     """What is shipped and where it is timed."""
 
-    targets: list[Literal["cpu", "cuda"]] = ["cpu"]
+    targets: list[Literal["cpu", "cuda", "tensorrt"]] = ["cpu"]
     batches: list[Annotated[int, Field(ge=1)]] = [1, 64]
     threads: list[Annotated[int, Field(ge=1)]] = [1]
     coder: Literal["huffman", "adaptive", "auto"] = Field(

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from tersor.export.bundle import folder as bundle
 from tersor.export.bundle.manifest import Artifact, DataEntry, Input, Latency, Manifest, NotMeasured, Parity
+from tersor.export.forms.fp16 import HALF_INPUTS
 from tersor.export.timing import parity
 from tersor.export.timing.benchmark import LatencyRow
+from tersor.export.timing.providers import GPU_TARGETS, OPTIONS, TARGETS
 from tersor.models.user_code import is_file_place
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Recipe
@@ -52,7 +54,7 @@ def make_manifest(
         classes=data.classes,
         preprocessing=data.preprocessing,
         input=Input("input", ("batch", *data.input_shape), "float32"),
-        environment=environment(recipe),
+        environment=environment(recipe) | _provider_options(latency),
         compression_ratio=round(baseline.bytes / packed.bytes, 4),
         recommended=bundle.recommend(artifacts, recipe.deploy.targets, failed=failed),
         baseline=baseline,
@@ -79,14 +81,25 @@ def without_paths(recipe: Recipe) -> dict[str, Any]:
 
 
 def _entry(shipped: "Shipped", latency: Sequence[LatencyRow]) -> Artifact:
-    packed = "unpacks to model.onnx byte for byte, so its latency is that of model.onnx"
+    notes = {
+        "model.tsr": "unpacks to model.onnx byte for byte, so its latency is that of model.onnx",
+        HALF_INPUTS: "takes and gives float16: feed x.astype(np.float16)",
+    }
     return replace(
         bundle.file_entry(shipped.path, shipped.kind),
         accuracy_fraction=shipped.accuracy_fraction,
         max_abs_diff=shipped.max_abs_diff,
         latency=tuple(_latency(row) for row in latency if row.file == shipped.path.name),
-        notes=packed if shipped.kind == "packed" else None,
+        notes=notes.get(shipped.path.name),
+        input_dtype="float16" if shipped.path.name == HALF_INPUTS else None,
     )
+
+
+def _provider_options(latency: Sequence[LatencyRow]) -> dict[str, Any]:
+    """What sessions of the GPU targets that were timed are opened with; nothing where there was none."""
+    timed = {row.provider for row in latency}
+    told = {t: OPTIONS[t] for t in GPU_TARGETS if TARGETS[t] in timed}
+    return {"provider_options": told} if told else {}
 
 
 def _latency(row: LatencyRow) -> Latency:
