@@ -17,7 +17,7 @@ OPTIONS = $(if $(DATA),--data "$(DATA)") $(foreach s,$(SET),--set '$(s)')
 STUDY ?= studies/sparsity-sweep.yaml
 REPORT ?= r1
 
-.PHONY: help setup compress deploy benchmark report verify study table profile verify-results test test-cluster lint clean
+.PHONY: help setup compress deploy benchmark report verify study table profile verify-results test test-cluster test-gpu lint clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -71,6 +71,10 @@ test: $(DEV) ## run all tests, on up to four cores
 
 test-cluster: $(DEV) ## run the tests that start a local Ray cluster (idle machine, a few minutes)
 	@$(BIN)/python -m pytest -m cluster
+
+test-gpu: $(DEV) ## run the tests that need an NVIDIA GPU (EXTRA=gpu)
+	@$(BIN)/python -c 'import sys; from tersor.export.timing.providers import why_not; why = why_not("cuda"); sys.exit(why and f"no test can run: {why}")'
+	@$(BIN)/python -m pytest -m gpu
 
 lint: $(DEV) ## style, formatting and types
 	@$(BIN)/ruff check .

@@ -53,7 +53,7 @@ def deploy(
 
     Raises:
         BadInput: there is no finished run of this recipe.
-        Unavailable: a required target cannot be timed.
+        Unavailable: a required target cannot be timed, or none of the recipe's can.
         ClaimBroken: a gate does not hold; the rejected bundle is left in the run folder to be looked at.
     """
     not_measured = missing_targets(recipe, require)
@@ -143,7 +143,8 @@ def missing_targets(recipe: Recipe, require: Sequence[str]) -> list[tuple[str, s
     """(target, reason) of every target that cannot be timed here.
 
     Raises:
-        Unavailable: one of them is required.
+        Unavailable: one of them is required, or nothing can be timed at all: an earlier bundle with its
+            timings is then left as it is.
     """
     wanted = list(dict.fromkeys([*recipe.deploy.targets, *require]))
     missing = [(target, reason) for target in wanted if (reason := providers.why_not(target))]
@@ -152,6 +153,7 @@ def missing_targets(recipe: Recipe, require: Sequence[str]) -> list[tuple[str, s
             raise Unavailable(
                 f"target {target!r} is required but cannot be timed", got=reason, where="--require"
             )
+    providers.check_any(recipe.deploy.targets, "setting `deploy.targets`")
     return missing
 
 

@@ -17,10 +17,14 @@ BUSY = Signs(1.0, 0.4, 100, 1.6, 0.0, 1, 2)
 """And of one that others use."""
 
 
-def sitting(ms: Mapping[str, float], signs: Signs = QUIET) -> Sitting:
+def sitting(
+    ms: Mapping[str, float], signs: Signs = QUIET, device_ms: Mapping[str, float] | None = None
+) -> Sitting:
     """One in which every run of a model takes the given milliseconds."""
-    samples = {name: np.full(30, value) for name, value in ms.items()}
-    return Sitting(samples, samples, signs)
+    samples, device = (
+        {name: np.full(30, value) for name, value in times.items()} for times in (ms, device_ms or {})
+    )
+    return Sitting(samples, samples, signs, device)
 
 
 def given_times(ms: Callable[[Path], float]) -> Callable[..., Timings]:

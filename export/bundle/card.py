@@ -116,7 +116,7 @@ def _latency(manifest: Manifest) -> str:
             *(f"{milliseconds:.4g}" for milliseconds in (row.p90_ms, row.p99_ms)),
             _speedup(row),
             ratio_told(row.in_turn_speedup_low, row.in_turn_speedup, row.in_turn_speedup_high),
-            ratio_told(row.device_speedup_low, row.device_speedup, row.device_speedup_high),
+            _on_device(row),
         ]
         for entry in manifest.entries
         for row in entry.latency
@@ -202,6 +202,15 @@ def _operators(info: Int8) -> list[str]:
     return [said + (f" Sets compared: {sets}." if len(info.sets) > 1 else "")]
 
 
+def _on_device(row: LatencyRow) -> str:
+    """Milliseconds and speed-up on a GPU, inputs and outputs staying there; empty where there is none."""
+    if row.device_p50_ms is None:
+        return ""
+    ratio = ratio_told(row.device_speedup_low, row.device_speedup, row.device_speedup_high)
+    graph = f"; no CUDA graph: {row.no_graph}" if row.no_graph else ""
+    return f"{row.device_p50_ms:.4g} ms, {ratio}{graph}"
+
+
 def _speedup(row: LatencyRow) -> str:
     doubts = (
         ("not distinguishable", not row.distinguishable),
@@ -229,6 +238,11 @@ def _usage(manifest: Manifest) -> str:
             f'classes = session.run(None, {{"{entry.name}": x.astype(np.float32)}})[0].argmax(1)',
             "```",
             "",
+            *(
+                f"`{a.file}` takes and gives {a.input_dtype}: feed it `x.astype(np.{a.input_dtype})`.\n"
+                for a in manifest.artifacts
+                if a.input_dtype is not None
+            ),
             "`model.tsr` gives a session without unpacking: "
             '`from tersor.export.timing.packed import load; session = load("model.tsr")`. '
             "`tersor verify` on this folder re-checks every figure above but latency; accuracy where it is "
@@ -261,6 +275,9 @@ def _limits(manifest: Manifest) -> str:
         "- Accuracy holds for the test split named above, and for inputs preprocessed as shown.",
         "- Latency holds for the machine, threads and batch sizes listed.",
     ]
+    for target, options in (manifest.environment or {}).get("provider_options", {}).items():
+        told = ", ".join(f"{key}={value}" for key, value in options.items())
+        lines.append(f"- {target}: {told} (TF32 on: fp32 files multiply with 10-bit mantissas there).")
     for item in manifest.not_measured or ():
         lines.append(f"- Not measured: {item.what}: {item.reason}.")
     if manifest.parity.bounds:

@@ -35,6 +35,7 @@ class Artifact(_Claim):
 
     file: its plain name. kind: of `parity.BOUNDS`.
     accuracy_fraction: on the test split; max_abs_diff: from PyTorch's logits. None: not measured.
+    input_dtype: of its input and output, where they are not those of the bundle's `input`.
     """
 
     WANTED: ClassVar[str | None] = "plain file names, each with kind, bytes and sha256"
@@ -47,6 +48,7 @@ class Artifact(_Claim):
     max_abs_diff: float | None = None
     latency: tuple[LatencyRow, ...] = ()
     notes: str | None = None
+    input_dtype: str | None = None
 
     @property
     def difference(self) -> float:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,11 +13,15 @@ from tersor.errors import BadInput, Unavailable
 from tersor.export.codec.pack import unpack_bytes
 from tersor.export.timing import clock
 from tersor.export.timing.clock import Signs, together
+from tersor.export.timing.device import open_bound
 from tersor.export.timing.feeds import check_runs, check_same, described, feed
 from tersor.export.timing.latency import FEWEST_SITTINGS, MOST_SITTINGS, Figure, LatencyRow, figure, noise_of
 from tersor.export.timing.providers import TARGETS, open_session
-from tersor.export.timing.sampling import Sitting, sit
+from tersor.export.timing.sampling import Sitting, Way, sit
 from tersor.records import Record
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 DEFAULT_BATCHES = (1, 64)
 PRECISION = 0.02
@@ -151,8 +156,9 @@ def benchmark(
     between the two is the noise floor. Sittings go on until every speed-up's interval is within 2 %, ten at
     most. One during which others used the machine is thrown away; after six of them the setting is refused.
 
-    Runs go through Python with numpy arrays, copies to and from a GPU included. Very fast models are timed
-    over several runs a sample, whose mean counts as one run in the percentiles.
+    Runs go through Python with numpy arrays. On a GPU they are end to end, copies included, and beside them
+    stands the device's own time, with a CUDA graph where the model allows one (see `device`): it decides.
+    Very fast models are timed over several runs a sample, whose mean counts as one run in the percentiles.
 
     Args:
         models: name -> file, or bytes.
@@ -182,26 +188,37 @@ def benchmark(
     timings = Timings()
     for done, (batch, count) in enumerate(settings):
         asked = _Asked(TARGETS[target], batch, count, on_processor=target == "cpu", force=force)
-        fed: list[str] = []
+        notes = _Notes()
+        make = partial(feed, batch=batch, shapes=shapes, inputs=inputs)
 
         @contextmanager
-        def opening(batch: int = batch, count: int = count, fed: list[str] = fed) -> Iterator[Calls]:
+        def opening(
+            count: int = count, notes: _Notes = notes, make: Callable[..., Feed] = make
+        ) -> Iterator[_Opened]:
             """All sessions, anew."""
-            sessions = {name: open_session(model, target, threads=count) for name, model in opened.items()}
-            feeds = {name: feed(s, batch, shapes, inputs=inputs) for name, s in sessions.items()}
-            if same_inputs:
+            first = not notes.fed
+            if target == "cpu":
+                sessions, feeds = _on_cpu(opened, make, count, check=first)
+                now = _Opened({n: partial(s.run, None, feeds[n]) for n, s in sessions.items()})
+            else:
+                bounds = {name: open_bound(m, make, target, threads=count) for name, m in opened.items()}
+                feeds = {name: bound.feed for name, bound in bounds.items()}
+                now = _Opened(
+                    {name: bound.end_to_end for name, bound in bounds.items()},
+                    {name: bound.device_ms for name, bound in bounds.items()},
+                )
+                notes.no_graph = {name: bound.why_no_graph for name, bound in bounds.items()}
+            if same_inputs and first:
                 check_same({name: feeds[name] for name in models})
-            for name, session in sessions.items() if not fed else ():
-                check_runs(session, feeds[name])  # what does not fit is told here, in words
-            fed[:] = [described(feeds[baseline], inputs is not None)]
-            yield {name: partial(session.run, None, feeds[name]) for name, session in sessions.items()}
+            notes.fed = described(feeds[baseline], inputs is not None)
+            yield now
 
         def report(fraction: float, done: int = done) -> None:
             """Tell the fraction of all settings that is done."""
             if progress is not None:
                 progress((done + fraction) / len(settings))
 
-        timings += _time(opening, baseline, asked, seconds_per_model, fed, report)
+        timings += _time(opening, baseline, asked, seconds_per_model, notes, report)
         report(1.0)
     return timings
 
@@ -235,11 +252,41 @@ def time_calls(
     asked = _Asked(provider, batch, threads, on_processor=True, force=force)
 
     @contextmanager
-    def opening() -> Iterator[Calls]:
+    def opening() -> Iterator[_Opened]:
         """The functions as they are: only models can be opened anew."""
-        yield {AGAIN: calls[baseline], **calls}
+        yield _Opened({AGAIN: calls[baseline], **calls})
 
-    return _time(opening, baseline, asked, seconds_per_call, ["functions"], progress)
+    return _time(opening, baseline, asked, seconds_per_call, _Notes("functions"), progress)
+
+
+Feed = Mapping[str, np.ndarray]
+
+
+def _on_cpu(
+    models: Mapping[str, Path | bytes], make: Callable[..., Feed], threads: int, *, check: bool
+) -> tuple[dict[str, "InferenceSession"], dict[str, Feed]]:
+    """A session of each model and what it is fed; what does not fit is told in words, where it is checked."""
+    sessions = {name: open_session(model, "cpu", threads=threads) for name, model in models.items()}
+    feeds = {name: make(session) for name, session in sessions.items()}
+    for name, session in sessions.items() if check else ():
+        check_runs(session, feeds[name])
+    return sessions, feeds
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What a sitting times. queues: of runs on a device, in milliseconds a run; empty on the CPU."""
+
+    calls: Calls
+    queues: Mapping[str, Callable[[int], float]] = field(default_factory=dict)
+
+
+@dataclass
+class _Notes:
+    """What is told of the sessions once they have been opened."""
+
+    fed: str = ""
+    no_graph: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -254,11 +301,11 @@ class _Asked:
 
 
 def _time(
-    opening: Callable[[], AbstractContextManager[Calls]],
+    opening: Callable[[], AbstractContextManager[_Opened]],
     baseline: str,
     asked: _Asked,
     seconds: float,
-    fed: Sequence[str],
+    notes: _Notes,
     report: Callable[[float], None],
 ) -> Timings:
     """Sittings until the intervals are narrow, or the machine was busy too often."""
@@ -280,35 +327,61 @@ def _time(
             refused = Refused(asked.provider, asked.batch, asked.threads, f"the machine was busy ({reason})")
             return Timings(refused=(refused,))
         if len(kept) >= FEWEST_SITTINGS:
-            widths = [f.half_width for f in _figures(kept, baseline, alone=True).values()]
+            widths = [f.half_width for f in _figures(kept, baseline, _deciding(kept)).values()]
             if len(kept) == MOST_SITTINGS or max(widths) <= PRECISION:
                 break
-    signs, noise = together([sitting.signs for sitting in kept]), _noise(kept, baseline, alone=True)
-    seen = _conditions(asked, signs, noise, (len(kept), len(busy)), "".join(fed), load)
-    return Timings(_rows_of(kept, baseline, asked), conditions=(seen,))
+    signs, noise = together([sitting.signs for sitting in kept]), _noise(kept, baseline, _deciding(kept))
+    seen = _conditions(asked, signs, noise, (len(kept), len(busy)), notes.fed, load)
+    return Timings(_rows_of(kept, baseline, asked, notes.no_graph), conditions=(seen,))
+
+
+def _deciding(kept: Sequence[Sitting]) -> Way:
+    """What is compared: on a device the time there, else that alone."""
+    return "device" if kept[0].device else "alone"
 
 
 def _sitting(
-    opening: Callable[[], AbstractContextManager[Calls]],
+    opening: Callable[[], AbstractContextManager[_Opened]],
     asked: _Asked,
     seconds: float,
     turn: int,
     progress: Callable[[float], None],
 ) -> Sitting:
     """Open, time, close: before the next ones open, for idle sessions hold threads and memory."""
-    with opening() as calls:
-        return sit(calls, seconds, threads=asked.threads, turn=turn, progress=progress)
+    with opening() as now:
+        return sit(now.calls, seconds, queues=now.queues, threads=asked.threads, turn=turn, progress=progress)
 
 
-def _rows_of(kept: Sequence[Sitting], baseline: str, asked: _Asked) -> tuple[LatencyRow, ...]:
+def _rows_of(
+    kept: Sequence[Sitting],
+    baseline: str,
+    asked: _Asked,
+    no_graph: Mapping[str, str | None] | None = None,
+) -> tuple[LatencyRow, ...]:
     """What was timed, as rows in the order of the models."""
-    alone, in_turn = (_figures(kept, baseline, alone=how) for how in (True, False))
-    noise, signs = _noise(kept, baseline, alone=True), together([sitting.signs for sitting in kept])
+    alone, in_turn = (_figures(kept, baseline, way) for way in ("alone", "in_turn"))
+    signs = together([sitting.signs for sitting in kept])
     why_busy = signs.busy(on_processor=asked.on_processor) if asked.force else None
-    return tuple(
-        _row(name, asked, kept, alone[name], in_turn[name], noise, why_busy)
-        for name in alone
-        if name != AGAIN
+    noise = _noise(kept, baseline, _deciding(kept))
+    rows = {n: _row(n, asked, kept, alone[n], in_turn[n], noise, why_busy) for n in alone if n != AGAIN}
+    if kept[0].device:
+        device = _figures(kept, baseline, "device")
+        rows = {n: _with_device(row, device[n], (no_graph or {}).get(n)) for n, row in rows.items()}
+    return tuple(rows.values())
+
+
+def _with_device(row: LatencyRow, device: Figure, no_graph: str | None) -> LatencyRow:
+    """The row with what the device takes, which then decides."""
+    low, middle, high = device.speedup
+    return replace(
+        row,
+        device_p50_ms=device.p50_ms[1],
+        device_speedup=middle,
+        device_speedup_low=low,
+        device_speedup_high=high,
+        distinguishable=not low <= 1.0 <= high,
+        narrow=device.half_width <= PRECISION,
+        no_graph=no_graph,
     )
 
 
@@ -337,15 +410,15 @@ def _conditions(
     )
 
 
-def _noise(kept: Sequence[Sitting], baseline: str, *, alone: bool) -> float:
-    medians = [sitting.medians(alone=alone) for sitting in kept]
+def _noise(kept: Sequence[Sitting], baseline: str, way: Way) -> float:
+    medians = [sitting.medians(way) for sitting in kept]
     return noise_of([m[baseline] for m in medians], [m[AGAIN] for m in medians])
 
 
-def _figures(kept: Sequence[Sitting], baseline: str, *, alone: bool) -> dict[str, Figure]:
+def _figures(kept: Sequence[Sitting], baseline: str, way: Way) -> dict[str, Figure]:
     """Name -> median and ratio, in the order of `opening`."""
-    medians = [sitting.medians(alone=alone) for sitting in kept]
-    base, noise = [m[baseline] for m in medians], _noise(kept, baseline, alone=alone)
+    medians = [sitting.medians(way) for sitting in kept]
+    base, noise = [m[baseline] for m in medians], _noise(kept, baseline, way)
     return {
         name: figure(base, base if name == baseline else [m[name] for m in medians], noise)
         for name in medians[0]

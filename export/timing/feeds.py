@@ -68,12 +68,35 @@ def feed(
     fed = {}
     for index, entry in enumerate(entries):
         shape = _shape(entry, batch, shapes.get(entry.name, shapes.get("")), first=index == 0)
-        kind = _element(entry)
+        kind = element_type(entry)
         if index == 0 and inputs is not None:
             fed[entry.name] = np.ascontiguousarray(inputs[np.arange(shape[0]) % len(inputs)], kind)
         else:
             fed[entry.name] = _values(shape, kind, index)
     return fed
+
+
+def element_type(entry: Any) -> Any:
+    """numpy's element type of an input or output of a session.
+
+    Raises:
+        BadInput: numpy has none (strings, sequences, bfloat16).
+    """
+    if entry.type not in ELEMENTS:
+        raise BadInput(
+            "values of this type cannot be made",
+            got=f"{entry.name} of {entry.type}",
+            wanted="a tensor of floats, integers or booleans",
+            where="the model's inputs and outputs",
+        )
+    return ELEMENTS[entry.type]
+
+
+def _values(shape: tuple[int, ...], kind: Any, index: int) -> np.ndarray:
+    rng = np.random.default_rng(index)
+    if np.issubdtype(kind, np.floating):
+        return rng.standard_normal(shape, np.float32).astype(kind)
+    return rng.integers(0, 256 if kind is np.uint8 else 2, shape).astype(kind)
 
 
 def described(fed: Mapping[str, np.ndarray], given: bool) -> str:
@@ -188,21 +211,3 @@ def _shape(entry: Any, batch: int, given: Sequence[int] | None, *, first: bool) 
 
 def _free(shape: Sequence[Any]) -> str:
     return "x".join(str(d) if d is not None else "?" for d in shape) or "a single value"
-
-
-def _element(entry: Any) -> Any:
-    if entry.type not in ELEMENTS:
-        raise BadInput(
-            "an input of this type cannot be made",
-            got=f"{entry.name} of {entry.type}",
-            wanted="a tensor of floats, integers or booleans",
-            where="the model's inputs",
-        )
-    return ELEMENTS[entry.type]
-
-
-def _values(shape: tuple[int, ...], kind: Any, index: int) -> np.ndarray:
-    rng = np.random.default_rng(index)
-    if np.issubdtype(kind, np.floating):
-        return rng.standard_normal(shape, np.float32).astype(kind)
-    return rng.integers(0, 256 if kind is np.uint8 else 2, shape).astype(kind)

@@ -34,7 +34,9 @@ class LatencyRow(Record):
     rounds: runs, or means of several very short ones, that were timed alone.
     in_turn_p50_ms, in_turn_speedup: the same where the models run by turns, one run each: each finds
         caches that the others have filled.
-    device_p50_ms, device_speedup: the same on a GPU, inputs and outputs staying there.
+    device_p50_ms, device_speedup: the same on a GPU, inputs and outputs staying there, runs queued one after
+        the other; p50_ms is end to end then, copies included, and what decides is the device's.
+    no_graph: why these runs replay no CUDA graph; None where they do, and on the CPU.
     noise_fraction: by how much the baseline differs from itself, opened twice: nothing less is told apart.
     sittings: how often all sessions were opened anew.
     narrow: whether the speed-up's interval is within the precision asked for.
@@ -66,6 +68,7 @@ class LatencyRow(Record):
     device_speedup: float | None = None
     device_speedup_low: float | None = None
     device_speedup_high: float | None = None
+    no_graph: str | None = None
     noise_fraction: float | None = None
     sittings: int | None = None
     narrow: bool | None = None

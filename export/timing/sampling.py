@@ -3,12 +3,14 @@
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from tersor.export.timing.clock import Signs, Watch
 
+T = TypeVar("T")
 SHORTEST_SAMPLE_MS = 0.2
 """A sample is the mean of as many runs as fill this time: the clock and the loop cost under 0.1 %."""
 BLOCK_MS, FEWEST_IN_BLOCK = 20.0, 3
@@ -18,7 +20,10 @@ LONG_MS = 100.0
 """A run of this length or more does not feel which caches it found: its block is one run, none dropped, and
 where all are as long, being alone and being in turn are one thing, measured once."""
 ALONE_PART = 2 / 3
-"""Of a sitting's time; the rest is for running in turn."""
+"""Of a sitting's time; the rest is for running in turn. A device's queues get as much as being alone."""
+QUEUE_MS = 20.0
+"""Runs that are queued on a device and waited for together fill this time: launch and wait are shared."""
+Way = Literal["alone", "in_turn", "device"]
 WARM_UP_SECONDS = 0.05
 """Before a sitting's first block, for each function; no more than it is timed for."""
 
@@ -28,16 +33,17 @@ class Sitting:
     """What one sitting gave: name -> milliseconds a run, float64 (samples,).
 
     alone: in blocks of one function's runs. in_turn: one sample each by turns, index i of all is one round.
-    signs: what else the machine did meanwhile.
+    signs: what else the machine did meanwhile. device: queues of runs on a device; empty without one.
     """
 
     alone: Mapping[str, np.ndarray]
     in_turn: Mapping[str, np.ndarray]
     signs: Signs
+    device: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def medians(self, *, alone: bool) -> dict[str, float]:
+    def medians(self, way: Way) -> dict[str, float]:
         """name -> median in milliseconds."""
-        samples = self.alone if alone else self.in_turn
+        samples: Mapping[str, np.ndarray] = getattr(self, way)
         return {name: float(np.median(values)) for name, values in samples.items()}
 
 
@@ -45,6 +51,7 @@ def sit(
     calls: Mapping[str, Callable[[], object]],
     seconds: float,
     *,
+    queues: Mapping[str, Callable[[int], float]] | None = None,
     threads: int = 1,
     turn: int = 0,
     progress: Callable[[float], None] = lambda _: None,
@@ -54,6 +61,8 @@ def sit(
     Args:
         calls: name -> function; one run of a whole batch.
         seconds: spent on each, about.
+        queues: name -> function that queues so many runs on a device and returns milliseconds of one; timed
+            besides, for 2/3 as long again.
         threads: that the functions use.
         turn: which sitting it is: who runs after whom is drawn anew for each.
         progress: told the fraction done.
@@ -74,18 +83,20 @@ def sit(
             in_turn = _rounds(
                 samplers, _Sampler.once, rest, lambda f: progress(ALONE_PART + (1 - ALONE_PART) * f)
             )
+        device = _rounds(_queues(names, queues), _Queue.sample, budget * ALONE_PART) if queues else {}
         signs = watch.signs()
     finally:
         if collecting:
             gc.enable()
-    return Sitting({n: alone[n] for n in calls}, {n: in_turn[n] for n in calls}, signs)
+    alone, in_turn, device = ({n: part[n] for n in calls if part} for part in (alone, in_turn, device))
+    return Sitting(alone, in_turn, signs, device)
 
 
 def _rounds(
-    samplers: Mapping[str, "_Sampler"],
-    take: Callable[["_Sampler"], Sequence[float]],
+    samplers: Mapping[str, T],
+    take: Callable[[T], Sequence[float]],
     budget: float,
-    report: Callable[[float], None],
+    report: Callable[[float], None] = lambda _: None,
 ) -> dict[str, np.ndarray]:
     """Rounds of all functions until the budget in seconds is spent.
 
@@ -102,6 +113,22 @@ def _rounds(
         if now - reported > 0.2:
             report(min(1.0, (now - start) / budget))
             reported = now
+
+
+class _Queue:
+    """Queues runs of one function on a device: as many as fill `QUEUE_MS`."""
+
+    def __init__(self, queue: Callable[[int], float]) -> None:
+        self._queue = queue
+        self._runs = max(1, round(QUEUE_MS / max(queue(2), 1e-6)))
+
+    def sample(self) -> list[float]:
+        """Milliseconds of a run, the mean of one queue."""
+        return [self._queue(self._runs)]
+
+
+def _queues(names: Sequence[str], queues: Mapping[str, Callable[[int], float]]) -> dict[str, _Queue]:
+    return {name: _Queue(queues[name]) for name in names}
 
 
 class _Sampler:

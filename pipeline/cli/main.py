@@ -167,7 +167,7 @@ def verify(
 @app.command(rich_help_panel=DAILY)
 def benchmark(
     models: Annotated[list[Path], typer.Argument(help=".onnx or .tsr files; the first is the baseline.")],
-    target: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    target: Annotated[str, typer.Option(help="cpu, cuda or tensorrt.")] = "cpu",
     batch: BatchesOption = None,
     threads: ManyThreadsOption = None,
     seconds: SecondsOption = 2.0,

@@ -11,6 +11,7 @@ from tersor.pipeline.lessons.shrink import Bench, Shrinking, Shrunk, Step, check
 from tersor.pipeline.lessons.shrink_picture import draw_shrinking
 from tersor.pipeline.recipe.recipe import Tune
 from tersor.pipeline.show.markdown import markdown_table
+from tersor.pipeline.stages.environment import check_device
 from tersor.pipeline.stages.run_folder import Run
 from tersor.pipeline.stages.store import Store
 from tersor.progress import Reporter
@@ -64,7 +65,9 @@ def run_shrink(
 
     Raises:
         BadInput: no such run or layer, or widths that cannot be visited.
+        Unavailable: the run was trained on a GPU, which is not there.
     """
+    check_device(run.recipe)
     network = run.baseline()
     plan = check_widths(network, layers, dict(map(parse_widths, widths)))
     recipe, dataset = run.recipe, run.data(data)

@@ -270,7 +270,7 @@ class DataSettings(Settings):
 class Deploy(Settings):
     """What is shipped and where it is timed."""
 
-    targets: list[Literal["cpu", "cuda"]] = ["cpu"]
+    targets: list[Literal["cpu", "cuda", "tensorrt"]] = ["cpu"]
     batches: list[Annotated[int, Field(ge=1)]] = Field(
         [],
         description="images a run; none told: 1, and the most of 64, 32, 16, 8, 4, 2 whose multiply-adds are "

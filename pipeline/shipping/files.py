@@ -10,7 +10,7 @@ import torch
 from tersor.errors import ClaimBroken
 from tersor.export.bundle.manifest import Confusion, Int8
 from tersor.export.codec.pack import unpack_bytes
-from tersor.export.forms.fp16 import to_fp16
+from tersor.export.forms.fp16 import HALF_INPUTS, to_fp16
 from tersor.export.forms.lowbit import to_lowbit
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import providers
@@ -99,9 +99,10 @@ def make_files(
                 "no weight has few enough distinct values: add a sharing or linear stage of 8 bits or less"
             )
             skipped.append(("model.lowbit.onnx", reason))
-    if "cuda" in recipe.deploy.targets:
+    if set(providers.GPU_TARGETS) & set(recipe.deploy.targets):
         to_fp16(work / "model.onnx", work / "model.fp16.onnx")
-        files["model.fp16.onnx"] = "fp16"
+        to_fp16(work / "model.onnx", work / HALF_INPUTS, half_inputs=True)
+        files |= {"model.fp16.onnx": "fp16", HALF_INPUTS: "fp16"}
     tell(1.0, ", ".join(files))
     return files, skipped, int8
 
@@ -233,5 +234,5 @@ def time_files(
 
 
 def timed_on(kind: str, target: str) -> bool:
-    """fp16 is for GPUs; int8 QDQ falls back to slow paths on CUDA and is not timed there."""
+    """fp16 is for GPUs; int8 QDQ is not: CUDA has slow paths for it, TensorRT takes no uint8 activations."""
     return kind != "fp16" if target == "cpu" else kind != "int8"

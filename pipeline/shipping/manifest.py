@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from tersor.export.bundle import folder as bundle
 from tersor.export.bundle.manifest import Artifact, DataEntry, Input, Manifest, NotMeasured, Parity
 from tersor.export.bundle.recommendation import recommend
+from tersor.export.forms.fp16 import HALF_INPUTS
 from tersor.export.timing import parity
 from tersor.export.timing.benchmark import Timings
 from tersor.export.timing.latency import LatencyRow
-from tersor.export.timing.providers import TARGETS
+from tersor.export.timing.providers import GPU_TARGETS, OPTIONS, TARGETS
 from tersor.models.user_code import is_file_place
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Recipe
@@ -57,7 +58,7 @@ def make_manifest(
         classes=data.classes,
         preprocessing=data.preprocessing,
         input=Input("input", ("batch", *data.input_shape), "float32"),
-        environment=environment(recipe),
+        environment=environment(recipe) | _provider_options(timings.rows),
         compression_ratio=round(baseline.bytes / packed.bytes, 4),
         recommended={c.target or "": c for c in reversed(choices)},
         recommendations=choices,
@@ -86,13 +87,17 @@ def without_paths(recipe: Recipe) -> dict[str, Any]:
 
 
 def _entry(shipped: "Shipped", latency: Sequence[LatencyRow]) -> Artifact:
-    packed = "unpacks to model.onnx byte for byte, so its latency is that of model.onnx"
+    notes = {
+        "model.tsr": "unpacks to model.onnx byte for byte, so its latency is that of model.onnx",
+        HALF_INPUTS: "takes and gives float16: feed x.astype(np.float16)",
+    }
     return replace(
         bundle.file_entry(shipped.path, shipped.kind),
         accuracy_fraction=shipped.accuracy_fraction,
         max_abs_diff=shipped.max_abs_diff,
         latency=tuple(replace(row, file=None) for row in latency if row.file == shipped.path.name),
-        notes=packed if shipped.kind == "packed" else None,
+        notes=notes.get(shipped.path.name),
+        input_dtype="float16" if shipped.path.name == HALF_INPUTS else None,
     )
 
 
@@ -103,6 +108,13 @@ def _refused(timings: Timings) -> list[tuple[str, str]]:
         (f"{names.get(r.provider, r.provider)} at batch {r.batch}, {r.threads} thread(s)", r.reason)
         for r in timings.refused
     ]
+
+
+def _provider_options(latency: Sequence[LatencyRow]) -> dict[str, Any]:
+    """What sessions of the GPU targets that were timed are opened with; nothing where there was none."""
+    timed = {row.provider for row in latency}
+    told = {t: OPTIONS[t] for t in GPU_TARGETS if TARGETS[t] in timed}
+    return {"provider_options": told} if told else {}
 
 
 def data_entry(recipe: Recipe, data: Data) -> DataEntry:

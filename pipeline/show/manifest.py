@@ -171,7 +171,7 @@ def target_name(target: Target) -> str:
     """Words for a target: `CPU, batch 64, 1 thread`."""
     provider, batch, threads = target
     name = str(provider).removesuffix("ExecutionProvider")
-    name = {"cpu": "CPU", "cuda": "CUDA"}.get(name.lower(), name)
+    name = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}.get(name.lower(), name)
     return f"{name}, batch {batch}" + (f", {threads} thread{'s' * (threads != 1)}" if threads else "")
 
 

@@ -52,6 +52,11 @@ def conditions_told(timed: Timings) -> list[str]:
             f"{100 * seen.noise_fraction:.1f} %, {seen.sittings} sittings{thrown}; fed {seen.fed}"
         )
     lines += [
+        f"batch {row.batch}, {Path(row.file or '').name}: no CUDA graph: {row.no_graph}"
+        for row in timed.rows
+        if row.no_graph is not None
+    ]
+    lines += [
         f"batch {refused.batch}, {refused.threads} thread(s): not measured: {refused.reason}"
         for refused in timed.refused
     ]

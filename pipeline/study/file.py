@@ -69,7 +69,7 @@ class Top(Settings):
 class Latency(Settings):
     """Timing, in a serial pass after all trials: never beside other work."""
 
-    target: Literal["cpu", "cuda"] = "cpu"
+    target: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     batch: int = Field(1, ge=1)
     seconds_per_model: float = Field(0.3, gt=0)
 

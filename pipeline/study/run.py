@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from tersor.errors import Unavailable
+from tersor.export.timing.providers import check_any
 from tersor.files import digest_of, lock, write_whole, writing
 from tersor.pipeline.study import engine
 from tersor.pipeline.study.file import Latency, Point, StudyFile, grid
@@ -47,6 +48,7 @@ def run_study(
         records: list[Trial] = []
         rounds = _rounds(study, data, yes, records)
         first = next(rounds)  # mistakes in the study are told before any server is asked
+        _check_gpu(study, first)
         run = _Run(study, runs, quiet, records)
         write_whole(folder / "study.yaml", yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
         try:
@@ -71,6 +73,23 @@ def _rounds(study: StudyFile, data: Path | None, yes: bool, records: list[Trial]
     from tersor.pipeline.study.optuna_search import rounds
 
     yield from rounds(study, data, records)
+
+
+def _check_gpu(study: StudyFile, points: Sequence[Point]) -> None:
+    """Check that what would train or be timed on a GPU can: before the trials, not after or in each of them.
+
+    Raises:
+        Unavailable: no GPU is there. Trials of a Ray cluster train elsewhere, where it may be.
+    """
+    if study.latency:
+        check_any([study.latency.target], "setting `latency.target` of the study")
+    if study.engine == "local" and any(point.recipe.device != "cpu" for point in points):
+        from tersor.pipeline.stages.environment import (
+            check_device,
+        )  # torch, which a resumed study does without
+
+        for point in points:
+            check_device(point.recipe)
 
 
 def workers_of(study: StudyFile) -> int:

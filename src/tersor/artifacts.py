@@ -103,7 +103,7 @@ def inspect(tsr: AnyPath) -> list[LedgerRow]:
 def benchmark(
     models: Sequence[AnyPath],
     *,
-    target: Literal["cpu", "cuda"] = "cpu",
+    target: Literal["cpu", "cuda", "tensorrt"] = "cpu",
     batch: Sequence[int] | None = None,
     threads: Sequence[int] = (1,),
     seconds: float = 2.0,

@@ -4,8 +4,11 @@ import contextlib
 import fcntl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from story.cases import QUICK, Case, Prepare, compress, deploy, read_only, train
+from story.harness import tiny_recipe, write_recipe
 
 NEW = {"stages": train(), "seed": 5}
 """A recipe of which nothing is cached."""
@@ -32,7 +35,100 @@ def file_at(name: str, prepare: Prepare) -> Prepare:
     return first_write
 
 
+def study(content: dict[str, Any], **changes: Any) -> Prepare:
+    """Run a study of two points of a changed tiny recipe."""
+
+    def prepare(folder: Path) -> Sequence[object]:
+        recipe = write_recipe(folder, tiny_recipe(**changes)).name
+        axes = {"sparsity.amount": [0.5, 1.0]}
+        told = {"name": "grid", "recipe": recipe, "workers": 1, "axes": axes, **content}
+        (folder / "grid.yaml").write_text(yaml.safe_dump(told))
+        return ["study", "grid.yaml"]
+
+    return prepare
+
+
+def trained_on_a_gpu(*arguments: object) -> Prepare:
+    """A command on the finished run, which now says that it was trained on a GPU."""
+
+    def prepare(folder: Path) -> Sequence[object]:
+        path = folder / "runs/tiny/recipe.yaml"
+        text = path.read_text()
+        assert "device: cpu" in text
+        path.write_text(text.replace("device: cpu", "device: cuda"))
+        return arguments
+
+    return prepare
+
+
+NO_GPU = "machine with an NVIDIA GPU"
+GPU = [
+    Case(
+        "GPU required but not there",
+        4,
+        ("target 'cuda' is required but cannot be timed", "Got ", "Where: --require"),
+        deploy("--require", "cuda"),
+    ),
+    Case(
+        "TensorRT required but not there",
+        4,
+        ("target 'tensorrt' is required but cannot be timed", "TensorRT 10", "Where: --require"),
+        deploy("--require", "tensorrt"),
+    ),
+    Case(
+        "no GPU for the only target of deploy",
+        4,
+        ("nothing can be timed here, 'cuda'", NO_GPU, "setting `deploy.targets`", "Add 'cpu'"),
+        deploy(deploy={**QUICK, "targets": ["cuda"]}),
+    ),
+    Case(
+        "no GPU for all targets of deploy",
+        4,
+        ("'cuda' and 'tensorrt' not being available", "tensorrt: ", "Add 'cpu'"),
+        deploy(deploy={**QUICK, "targets": ["cuda", "tensorrt"]}),
+    ),
+    Case(
+        "benchmark on a GPU that is not there",
+        4,
+        ("target 'cuda' is not available", NO_GPU),
+        lambda _: ["benchmark", "dist/tiny/baseline.onnx", "dist/tiny/model.onnx", "--target", "cuda"],
+    ),
+    Case(
+        "benchmark with TensorRT that is not there",
+        4,
+        ("target 'tensorrt' is not available", "TensorRT 10", NO_GPU),
+        lambda _: ["benchmark", "dist/tiny/baseline.onnx", "--target", "tensorrt"],
+    ),
+    Case(
+        "study timed on a GPU that is not there",
+        4,
+        ("nothing can be timed here, 'cuda'", NO_GPU, "`latency.target` of the study"),
+        study({"latency": {"target": "cuda"}}),
+    ),
+    Case(
+        "study that trains on a GPU that is not there",
+        4,
+        ("the recipe trains on `cuda`, which is not there", "setting `device`", "Set device=cpu"),
+        study({}, device="cuda"),
+    ),
+    Case(
+        "lesson that trains on a GPU that is not there",
+        4,
+        ("the recipe trains on `cuda`, which is not there", "setting `device`", NO_GPU),
+        trained_on_a_gpu("lesson", "shrink", "runs/tiny", "--layers", "fc1", "--widths", "fc1=1"),
+    ),
+    Case(
+        "training on a GPU that is not there",
+        4,
+        ("the recipe trains on `cuda`, which is not there", "setting `device`", "Set device=cpu"),
+        compress(**NEW, device="cuda"),
+    ),
+]
+"""Every verb that trains or times on a GPU; the others run on the CPU whatever the recipe says."""
+
+
 CASES = [
+    *GPU,
     Case(
         "run held by another process: compress",
         75,
@@ -147,22 +243,10 @@ CASES = [
         options=FULL,
     ),
     Case(
-        "GPU required but not there",
-        4,
-        ("target 'cuda' is required but cannot be timed", "Got ", "Where: --require"),
-        deploy("--require", "cuda"),
-    ),
-    Case(
         "unknown target required",
         2,
         ("'cuba'", "cpu, cuda"),
         deploy("--require", "cuba"),
-    ),
-    Case(
-        "training on a GPU that is not there",
-        4,
-        ("cuda", "cpu"),
-        compress(**NEW, device="cuda"),
     ),
     Case(
         "gate broken: bytes",

@@ -142,12 +142,15 @@ def test_int8_refuses_bad_input_and_writes_nothing(case, words, folded_onnx, mak
     assert not (tmp_path / "q.onnx").exists()
 
 
-def test_fp16_halves_the_file_within_its_bound(plain_onnx, digits, make_images, logits_of, tmp_path):
+@pytest.mark.parametrize(("half_inputs", "kind"), [(False, TensorProto.FLOAT), (True, TensorProto.FLOAT16)])
+def test_fp16_halves_the_file_within_its_bound(
+    half_inputs, kind, plain_onnx, digits, make_images, logits_of, tmp_path
+):
     path = tmp_path / "half.onnx"
-    to_fp16(plain_onnx, path)
+    to_fp16(plain_onnx, path, half_inputs=half_inputs)
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
-    assert {v.type.tensor_type.elem_type for v in [*model.graph.input, *model.graph.output]} == {1}
+    assert {v.type.tensor_type.elem_type for v in [*model.graph.input, *model.graph.output]} == {kind}
     assert path.stat().st_size < 0.55 * plain_onnx.stat().st_size
     inputs = make_images()
     expected = logits_of(digits, inputs)

@@ -18,15 +18,16 @@ from tersor.export.timing.providers import why_not
 @pytest.fixture
 def sittings(monkeypatch):
     """What each sitting gives, in turn, by name of the model; the last one for ever after."""
-    given = SimpleNamespace(ms=[{}], signs=[QUIET], taken=0)
+    given = SimpleNamespace(ms=[{}], signs=[QUIET], taken=0, device_ms={})
 
-    def sit(calls, seconds, *, threads, turn, progress):
+    def sit(calls, seconds, *, queues, threads, turn, progress):
         assert turn == given.taken
         given.taken += 1
         at = min(turn, len(given.ms) - 1)
         progress(1.0)
         times = {name: given.ms[at].get(name, given.ms[at].get("base", 1.0)) for name in calls}
-        return sitting(times, given.signs[min(turn, len(given.signs) - 1)])
+        device_ms = {name: given.device_ms.get(name, given.device_ms.get("base")) for name in queues}
+        return sitting(times, given.signs[min(turn, len(given.signs) - 1)], device_ms)
 
     monkeypatch.setattr(benchmarks, "sit", sit)
     return given
@@ -88,6 +89,47 @@ def test_what_is_kept_of_a_busy_machine_is_marked(sittings):
 
 def test_a_quiet_machine_is_not_marked_by_force(sittings):
     assert [row.busy for row in timed(force=True).rows] == [None, None]
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch, plain_onnx, sittings):
+    """Times two files on what stands in for a GPU; `why` is said of the one without a graph."""
+
+    def open_bound(model, feed, target, *, threads):
+        fed = feed(benchmarks.open_session(plain_onnx, "cpu"))
+        why = None if model == plain_onnx else "node x is on the CPU"
+        return SimpleNamespace(feed=fed, end_to_end=list, device_ms=float, why_no_graph=why)
+
+    monkeypatch.setattr(benchmarks, "open_bound", open_bound)
+
+    def time_them():
+        models = {"base": plain_onnx, "small": plain_onnx.read_bytes()}
+        return benchmark(models, "cuda", baseline="base", batches=(2,))
+
+    return time_them
+
+
+def test_on_a_gpu_the_devices_time_stands_beside_end_to_end_and_decides(sittings, on_a_gpu):
+    sittings.ms, sittings.device_ms = [{"base": 4.0, "small": 3.5}], {"base": 2.0, "small": 1.0}
+    base, small = on_a_gpu().rows
+    assert (small.provider, small.p50_ms, small.device_p50_ms) == ("CUDAExecutionProvider", 3.5, 1.0)
+    assert small.device_speedup == pytest.approx(2.0)
+    assert small.speedup == pytest.approx(4.0 / 3.5)
+    assert small.decisive == (small.device_speedup_low, small.device_speedup, small.device_speedup_high)
+    assert (base.no_graph, small.no_graph) == (None, "node x is on the CPU")
+
+
+def test_what_the_device_does_as_fast_is_not_told_apart_by_the_copies(sittings, on_a_gpu):
+    sittings.ms, sittings.device_ms = [{"base": 4.0, "small": 2.0}], {"base": 2.0, "small": 2.0}
+    small = on_a_gpu().rows[1]
+    assert (small.speedup_low > 1, small.distinguishable) == (True, False)
+
+
+def test_a_cpu_row_has_no_device_time(plain_onnx):
+    (row,) = benchmark(
+        {"a": plain_onnx}, "cpu", baseline="a", batches=(1,), seconds_per_model=0.01, force=True
+    ).rows
+    assert (row.device_p50_ms, row.device_speedup, row.no_graph) == (None, None, None)
 
 
 def test_a_passing_disturbance_is_thrown_away_and_counted(sittings):

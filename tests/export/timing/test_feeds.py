@@ -89,7 +89,7 @@ def test_a_fixed_batch_is_not_timed_at_another():
 
 @pytest.mark.parametrize("kind", ["string", "bfloat16", "complex64"])
 def test_an_input_type_that_cannot_be_made_is_named(kind):
-    with pytest.raises(BadInput, match=rf"input of this type cannot be made. Got x of tensor\({kind}\)"):
+    with pytest.raises(BadInput, match=rf"values of this type cannot be made. Got x of tensor\({kind}\)"):
         feed(model(("x", kind, (1, 3))), 1)
 
 

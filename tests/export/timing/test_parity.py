@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tersor.errors import BadInput
+from tersor.export.forms.fp16 import to_fp16
 from tersor.export.timing import parity
 from tersor.export.timing.providers import open_session
 
@@ -29,7 +30,7 @@ def test_every_batch_size_is_run_in_full_even_with_few_inputs(make_images, expec
 
     class Recorder:
         def get_inputs(self):
-            return [type("Input", (), {"name": "input"})]
+            return [type("Input", (), {"name": "input", "type": "tensor(float)"})]
 
         def run(self, _, feed):
             sizes.append(len(feed["input"]))
@@ -39,6 +40,17 @@ def test_every_batch_size_is_run_in_full_even_with_few_inputs(make_images, expec
     inputs[:, 0, 0, 0] = range(3)
     assert parity.max_abs_diff(Recorder(), inputs, expected[:3], batches=(1, 7, 32)) == 0
     assert sizes == [1, 1, 1, 7, 32]
+
+
+def test_a_file_that_takes_halves_gets_them_and_is_compared_in_float32(
+    plain_onnx, make_images, expected, tmp_path
+):
+    to_fp16(plain_onnx, tmp_path / "half.onnx", half_inputs=True)
+    half = open_session(tmp_path / "half.onnx", "cpu")
+    assert half.get_inputs()[0].type == half.get_outputs()[0].type == "tensor(float16)"
+    assert parity.outputs(half, make_images()).dtype == np.float32
+    assert 0 < parity.max_abs_diff(half, make_images(), expected) <= parity.bound("fp16", expected)
+    assert parity.accuracy(half, make_images(), expected.argmax(1)) >= 0.95
 
 
 def test_nan_counts_as_an_infinite_difference(session, make_images, expected):

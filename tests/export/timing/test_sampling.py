@@ -57,8 +57,8 @@ def test_alone_a_model_is_warm_and_in_turn_it_finds_cold_caches(clock):
     ran = []
     calls = {n: Function(clock, n, ms, ran, cold=0.5) for n, ms in (("small", 1.0), ("large", 4.0))}
     sitting = sit(calls, 1.0)
-    assert sitting.medians(alone=True) == pytest.approx({"small": 1.0, "large": 4.0})
-    assert sitting.medians(alone=False) == pytest.approx({"small": 1.5, "large": 4.5})
+    assert sitting.medians("alone") == pytest.approx({"small": 1.0, "large": 4.0})
+    assert sitting.medians("in_turn") == pytest.approx({"small": 1.5, "large": 4.5})
     assert sitting.alone["small"].max() == pytest.approx(1.0), "the first runs of a block are dropped"
 
 
@@ -89,7 +89,7 @@ def test_two_thirds_of_the_time_are_for_running_alone(clock):
 def test_very_fast_models_are_timed_over_several_runs(clock):
     ran = []
     sitting = sit({"a": Function(clock, "a", 0.001, ran)}, 0.5)
-    assert sitting.medians(alone=True)["a"] == pytest.approx(0.001)
+    assert sitting.medians("alone")["a"] == pytest.approx(0.001)
     assert len(ran) > 100 * (len(sitting.alone["a"]) + len(sitting.in_turn["a"]))
 
 
@@ -131,3 +131,19 @@ def test_samples_are_milliseconds_in_order(clock):
     sitting = sit({"a": Function(clock, "a", 2.0, [])}, 0.2)
     assert sitting.alone["a"].dtype == np.float64
     assert np.allclose(sitting.alone["a"], 2.0)
+
+
+def test_a_devices_runs_are_queued_so_that_one_wait_is_shared(clock):
+    """A run takes 2 ms there, a launch and a wait 1 ms: in a queue of 20 ms that is a tenth of a run."""
+    queued = []
+
+    def queue(runs):
+        queued.append(runs)
+        clock.ms += 2.0 * runs + 1.0
+        return (2.0 * runs + 1.0) / runs
+
+    calls = {"a": Function(clock, "a", 3.0, [])}
+    sitting = sit(calls, 0.5, queues={"a": queue})
+    assert queued[1] == round(20.0 / 2.5)
+    assert sitting.medians("device")["a"] == pytest.approx(2.0 + 1.0 / queued[1])
+    assert sit(calls, 0.1).device == {}

@@ -10,10 +10,12 @@ from nets import blobs, make
 from tersor.errors import BadInput, ClaimBroken
 from tersor.export.codec.pack import pack
 from tersor.export.forms.to_onnx import export_onnx
+from tersor.export.timing.providers import TARGETS, open_session
 from tersor.models.network import Network
 from tersor.pipeline.recipe.recipe import Linear, Recipe, Train
 from tersor.pipeline.shipping import files as shipping
 from tersor.pipeline.shipping.gates import parity_gate
+from tersor.pipeline.shipping.manifest import _entry
 from tersor.pipeline.stages.metrics import RunMetrics
 from tersor.pipeline.stages.run_folder import Run
 from tersor.pipeline.training.fit import fit
@@ -93,6 +95,30 @@ def test_int8_that_does_not_hold_is_not_shipped_and_the_reason_is_told(
         )
     ]
     assert np.isfinite(lost)
+
+
+@pytest.mark.parametrize("targets", [["cpu", "cuda"], ["tensorrt"]])
+def test_a_gpu_gets_a_half_file_of_floats_and_one_of_halves_each_within_its_bound(
+    targets: list[str], run: Run, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    settings = recipe(targets=targets, int8=False, lowbit=False)
+    files, _, _ = shipping.make_files(settings, run, work, DATA, lambda *_: None)
+    halves = {name: kind for name, kind in files.items() if kind == "fp16"}
+    assert list(halves) == ["model.fp16.onnx", "model.fp16io.onnx"]
+    types = [open_session(work / name, "cpu").get_inputs()[0].type for name in halves]
+    assert types == ["tensor(float)", "tensor(float16)"]
+    shipped = shipping.measure_files(settings, halves, run, work, DATA, lambda *_: None)
+    assert all(0 < s.max_abs_diff <= s.most_diff for s in shipped)
+    entries = [_entry(s, []) for s in shipped]
+    assert [e.input_dtype for e in entries] == [None, "float16"]
+    assert "float16" in str(entries[1].notes)
+
+
+def test_half_files_are_timed_on_gpus_only_and_int8_on_the_cpu_only() -> None:
+    timed = {kind: [t for t in TARGETS if shipping.timed_on(kind, t)] for kind in ("fp32", "fp16", "int8")}
+    assert timed == {"fp32": ["cpu", "cuda", "tensorrt"], "fp16": ["cuda", "tensorrt"], "int8": ["cpu"]}
 
 
 def measured(run: Run, tmp_path: Path, name: str) -> list[shipping.Shipped]:
