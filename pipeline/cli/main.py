@@ -24,12 +24,17 @@ from tersor.pipeline.cli.options import (
     CoderOption,
     DataOption,
     DistOption,
+    EngineOption,
     ForceOption,
     JsonOption,
     ManyThreadsOption,
+    P99Option,
+    PeerOption,
+    QueriesOption,
     QuietOption,
     RecipeArg,
     RunsOption,
+    ScenarioOption,
     SecondsOption,
     SetOption,
     ShapesOption,
@@ -39,6 +44,7 @@ from tersor.pipeline.cli.options import (
     print_table,
 )
 from tersor.pipeline.cli.recipe import tell_plan
+from tersor.pipeline.cli.scenario import Served, tell_served
 
 if TYPE_CHECKING:
     from tersor.pipeline.recipe.recipe import Recipe
@@ -173,10 +179,30 @@ def benchmark(
     seconds: SecondsOption = 2.0,
     shape: ShapesOption = None,
     force: ForceOption = False,
+    scenario: ScenarioOption = None,
+    p99_ms: P99Option = None,
+    engine: EngineOption = None,
+    queries: QueriesOption = None,
+    peer: PeerOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Time ONNX files against the first one: alone and in turn, against the clock's own noise."""
+    """Time ONNX files: against the first one, in MLPerf's scenarios, or beside other runtimes."""
+    served = Served(scenario, p99_ms, engine, queries, peer or ())
+    if served.asked:
+        tell_served(
+            models,
+            served,
+            target=target,
+            batches=batch,
+            threads=threads or (1,),
+            seconds=seconds,
+            shapes=shape or (),
+            force=force,
+            as_json=as_json,
+            quiet=quiet,
+        )
+        return
     from tersor.export.timing.benchmark import time_files
     from tersor.export.timing.feeds import parse_shape
     from tersor.pipeline.show.terminal import conditions_told, latency_table

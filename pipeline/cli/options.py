@@ -48,6 +48,24 @@ ShapesOption = Annotated[
         help="Of an input with free dimensions beside the batch; where there is one, no name is needed.",
     ),
 ]
+ScenarioOption = Annotated[
+    Literal["single-stream", "offline", "server"] | None,
+    typer.Option(help="As MLPerf names them; server: the rate that --p99-ms allows."),
+]
+P99Option = Annotated[
+    float | None, typer.Option("--p99-ms", help="Server: bound on 99 of 100 latencies, waiting included.")
+]
+EngineOption = Annotated[
+    Literal["tersor", "loadgen"] | None,
+    typer.Option(help="What issues a scenario's queries; default: tersor."),
+]
+QueriesOption = Annotated[
+    int | None, typer.Option(min=1, help="Server: queries of each rate tried; default: up to 5,000.")
+]
+PeerOption = Annotated[
+    list[str] | None,
+    typer.Option(help="openvino, torch or torch-compile, on one file; PyTorch's need a run or a bundle."),
+]
 SecondsOption = Annotated[float, typer.Option(min=0.01, help="Timing budget of each file or way.")]
 
 

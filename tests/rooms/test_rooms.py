@@ -34,6 +34,8 @@ ONE_ROOM = {
     "jinja2": "pipeline/show/html.py",
     "matplotlib": "pipeline/show/picture.py",
     "onnxscript": "export/forms/to_onnx.py",
+    "mlperf_loadgen": "export/timing/loadgen.py",
+    "openvino": "export/timing/openvino_peer.py",
     "typer": "pipeline/cli/",
 }
 """Foreign library -> the file or folder that may import it."""
@@ -158,6 +160,7 @@ def test_every_public_function_class_and_method_has_a_docstring() -> None:
         "tersor.export.bundle.folder",
         "tersor.pipeline.cli.main",
         "tersor.pipeline.shipping.recheck",
+        "tersor.pipeline.lessons.scenarios_run",
     ],
 )
 def test_what_a_consumer_needs_imports_with_the_core_alone(module: str) -> None:
