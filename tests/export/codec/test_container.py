@@ -111,9 +111,9 @@ def test_mutations_behind_a_repaired_digest_are_told_or_harmless(changes):
 
 def test_other_versions_and_files_are_refused():
     with pytest.raises(
-        FormatError, match="unknown version of the packed format. Got 2. Wanted 1. Where: byte 3"
+        FormatError, match="unknown version of the packed format. Got 3. Wanted 1..2. Where: byte 3"
     ):
-        read_container(PACKED[:3] + b"\x02" + PACKED[4:])
+        read_container(PACKED[:3] + b"\x03" + PACKED[4:])
     with pytest.raises(FormatError, match="this is no packed file. Got b'PK"):
         read_container(b"PK\x03\x04" + bytes(100))
     with pytest.raises(
@@ -186,7 +186,7 @@ def test_a_bomb_in_a_section_gives_no_more_than_declared():
 def _all_methods(data):
     from tersor.export.codec import byte_coding
 
-    yield bytes([2]) + byte_coding._deflate(data)
+    yield bytes([3]) + byte_coding._deflate(data)
     yield bytes([3, 3]) + byte_coding._lzma(data, 3)
     import bz2
 
