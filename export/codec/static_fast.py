@@ -65,8 +65,7 @@ def _limits(frequencies: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
 
 
 @Kernel
-def _decode(data, begins, sizes, entries, stops, out, positions, ends, states):  # type:
-ignore[no-untyped-def]
+def _decode(data, begins, sizes, entries, stops, out, positions, ends, states):  # type: ignore[no-untyped-def]
     # `positions` holds the next output byte of each stream, `ends` its next bit, `states` its state.
     u = np.uint64
     one, three, seven, low4, last = u(1), u(3), u(7), u(15), u(63)
@@ -121,8 +120,7 @@ ignore[no-untyped-def]
 
 
 @Kernel
-def _finish(data, begins, sizes, symbols, widths, bases, stops, out, positions, ends, states):  # type:
-ignore[no-untyped-def]
+def _finish(data, begins, sizes, symbols, widths, bases, stops, out, positions, ends, states):  # type: ignore[no-untyped-def]
     # Symbol by symbol and byte by byte, never past a stream's end.
     for j in range(len(begins)):
         item, bit, state = positions[j], ends[j], states[j]
