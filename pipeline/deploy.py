@@ -15,6 +15,7 @@ from tersor.export.bundle import folder as bundle
 from tersor.export.bundle.advice import advise
 from tersor.export.bundle.manifest import Manifest
 from tersor.export.timing import providers
+from tersor.export.timing.benchmark import Timings
 from tersor.files import writing
 from tersor.pipeline.data.load import Data, data_of
 from tersor.pipeline.recipe.recipe import Recipe
@@ -35,6 +36,7 @@ def deploy(
     *,
     data: Data | None = None,
     require: Sequence[str] = (),
+    force: bool = False,
     quiet: bool = False,
 ) -> tuple[Path, Manifest]:
     """Make, measure and ship the files of a finished run; returns the bundle's folder and manifest.
@@ -45,6 +47,7 @@ def deploy(
         dist: the folder of bundles.
         data: the recipe's, if they are loaded already.
         require: targets that must be timed.
+        force: keep times that were taken on a busy machine, marked.
         quiet: no progress.
 
     Raises:
@@ -70,8 +73,10 @@ def deploy(
         with reporter.step() as tell:
             shipped = measure_files(files, run, work, data, tell)
         with reporter.step() as tell:
-            latency = time_files(recipe, shipped, data, [t for t, _ in not_measured], tell)
-        manifest = make_manifest(recipe, data, shipped, latency, not_measured + skipped, run.stages)
+            missing = [target for target, _ in not_measured]
+            timings = time_files(recipe, shipped, data, missing, force, tell)
+            _check_timed(timings, require)
+        manifest = make_manifest(recipe, data, shipped, timings, not_measured + skipped, run.stages)
         advice = tuple(advise(manifest.artifacts, recipe.deploy.targets))
         manifest = replace(manifest, int8=int8, advice=advice, confusion=confusions(data, shipped))
         broken = gates.broken(manifest.gates or ())
@@ -116,6 +121,16 @@ def missing_targets(recipe: Recipe, require: Sequence[str]) -> list[tuple[str, s
                 f"target {target!r} is required but cannot be timed", got=reason, where="--require"
             )
     return missing
+
+
+def _check_timed(timings: Timings, required: Sequence[str]) -> None:
+    """Check that every required target was timed, not refused because the machine was busy.
+
+    Raises:
+        Unavailable: one was not.
+    """
+    providers_required = {providers.TARGETS[target] for target in required}
+    Timings(refused=tuple(r for r in timings.refused if r.provider in providers_required)).needed()
 
 
 def check_place(target: Path) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from tersor.export.bundle.manifest import Artifact, Latency
+from tersor.export.bundle.manifest import Artifact
+from tersor.export.timing.latency import LatencyRow
 from tersor.export.timing.providers import TARGETS
 
 
@@ -14,8 +15,8 @@ def advise(artifacts: Sequence[Artifact], targets: Sequence[str]) -> list[str]:
         targets: keys of `TARGETS`.
 
     Returns:
-        Sentences; none where nothing was measured. Timings are compared at the same batch size and threads,
-        by their confidence intervals.
+        Sentences; none where nothing was measured, or on a busy machine only. Timings are compared at the
+        same batch size and threads, by their confidence intervals.
     """
     plain = next((a for a in artifacts if a.file == "model.onnx"), None)
     told: list[str] = []
@@ -25,16 +26,16 @@ def advise(artifacts: Sequence[Artifact], targets: Sequence[str]) -> list[str]:
         for target in targets:
             for row in artifact.latency:
                 own = next((r for r in plain.latency if _same(r, row)), None)
-                if own is not None and row.provider == TARGETS[target]:
+                if own is not None and row.provider == TARGETS[target] and row.busy is None:
                     told.append(_compared(target, row, own))
     return told
 
 
-def _same(one: Latency, other: Latency) -> bool:
+def _same(one: LatencyRow, other: LatencyRow) -> bool:
     return (one.provider, one.batch, one.threads) == (other.provider, other.batch, other.threads)
 
 
-def _compared(target: str, row: Latency, own: Latency) -> str:
+def _compared(target: str, row: LatencyRow, own: LatencyRow) -> str:
     where = f"at batch {row.batch}, {row.threads} thread(s)"
     times = f"{row.p50_ms:.4g} against {own.p50_ms:.4g} ms"
     if row.p50_low_ms > own.p50_high_ms:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tersor.export.bundle.manifest import Latency, Manifest, needed
+from tersor.export.bundle.manifest import Artifact, Manifest, Recommended, needed
+from tersor.export.timing.benchmark import Conditions
+from tersor.export.timing.latency import LatencyRow, ratio_told
 
 _NO_VERSIONS = {"cpu", "model", "system", "device"}
 
@@ -33,28 +35,73 @@ def _title(manifest: Manifest) -> str:
     lines = [
         f"# {manifest.name}",
         f"An image classifier with {len(classes)} classes ({', '.join(classes[:12])}"
-        f"{', ...' if len(classes) > 12 else ''}) for inputs of {shape}. "
-        f"`model.tsr` is {ratio:.1f} times smaller than the uncompressed network's fp32 ONNX file.",
+        f"{', ...' if len(classes) > 12 else ''}) for inputs of {shape}.",
     ]
-    for target, choice in (manifest.recommended or {}).items():
-        lines.append(f"On **{target}** take `{choice.file}`: {choice.why}.")
+    lines += [_recommended(manifest, choice, target) for target, choice in _choices(manifest)]
+    plain = next((a.file for a in manifest.artifacts if a.kind == "fp32"), None)
+    packed = next((a for a in manifest.artifacts if a.kind == "packed"), None)
+    if packed is not None:
+        words = f"`{packed.file}` is the same network to store and send: {packed.bytes:,} bytes, "
+        words += f"{ratio:.1f} times smaller than the uncompressed network's fp32 ONNX file"
+        lines.append(words + (f"; it unpacks to `{plain}`." if plain else "."))
     return "\n\n".join(lines)
+
+
+def _choices(manifest: Manifest) -> list[tuple[str, Recommended]]:
+    """Target and choice for each batch size; bundles of old have one a target."""
+    if manifest.recommendations:
+        return [(choice.target or "", choice) for choice in manifest.recommendations]
+    return list((manifest.recommended or {}).items())
+
+
+def _recommended(manifest: Manifest, choice: Recommended, target: str) -> str:
+    """Size, accuracy and speed of one file."""
+    words = f"On **{target}** at batch {choice.batch} take `{choice.file}`: {choice.why}."
+    entry = next((a for a in manifest.artifacts if a.file == choice.file), None)
+    if entry is None:
+        return words
+    words += (
+        f" {entry.bytes:,} bytes, {manifest.baseline.bytes / max(entry.bytes, 1):.2f} times smaller than "
+    )
+    words += f"`{manifest.baseline.file}`; test accuracy {_accuracy(entry)}"
+    return words + (f" ({_points(manifest, entry)})." if _points(manifest, entry) else ".")
+
+
+def _accuracy(entry: Artifact) -> str:
+    accuracy = entry.accuracy_fraction
+    return "not measured" if accuracy is None else f"{100 * accuracy:.2f} %"
+
+
+def _points(manifest: Manifest, entry: Artifact) -> str:
+    """Change of accuracy against the baseline; empty where either was not measured."""
+    before, after = manifest.baseline.accuracy_fraction, entry.accuracy_fraction
+    return "" if before is None or after is None else f"{100 * (after - before):+.2f} points"
 
 
 def _files(manifest: Manifest) -> str:
     rows = []
     for entry in manifest.entries:
-        accuracy, difference = entry.accuracy_fraction, entry.max_abs_diff
+        difference = entry.max_abs_diff
         rows.append(
             [
                 f"`{entry.file}`",
                 entry.kind,
                 f"{entry.bytes:,}",
-                "not measured" if accuracy is None else f"{100 * accuracy:.2f} %",
+                f"{manifest.baseline.bytes / max(entry.bytes, 1):.2f}",
+                _accuracy(entry),
+                _points(manifest, entry),
                 "not measured" if difference is None else f"{difference:.2g}",
             ]
         )
-    head = ["file", "kind", "bytes", "test accuracy", "largest difference from torch (logits)"]
+    head = [
+        "file",
+        "kind",
+        "bytes",
+        "times smaller",
+        "test accuracy",
+        "change",
+        "largest difference from torch (logits)",
+    ]
     return _table(head, rows)
 
 
@@ -65,21 +112,39 @@ def _latency(manifest: Manifest) -> str:
             row.provider.removesuffix("ExecutionProvider"),
             str(row.batch),
             str(row.threads),
-            *(f"{milliseconds:.4g}" for milliseconds in (row.p50_ms, row.p90_ms, row.p99_ms)),
+            f"{row.p50_ms:.4g} [{row.p50_low_ms:.4g}, {row.p50_high_ms:.4g}]",
+            *(f"{milliseconds:.4g}" for milliseconds in (row.p90_ms, row.p99_ms)),
             _speedup(row),
+            ratio_told(row.in_turn_speedup_low, row.in_turn_speedup, row.in_turn_speedup_high),
+            ratio_told(row.device_speedup_low, row.device_speedup, row.device_speedup_high),
         ]
         for entry in manifest.entries
         for row in entry.latency
     ]
+    head = ["file", "provider", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "speed-up alone", "in turn"]
+    head += ["on the device"]
     if not rows:
         return ""
+    if all(row[-1] == "" for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
     where = _processor(manifest.environment or {})
-    head = ["file", "provider", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "speed-up"]
     note = f"Measured on {where}. " if where else ""
-    note += "All files of one batch size ran in turn in one process; speed-up is the ratio of p50 against "
-    note += "`baseline.onnx`, in brackets its 95 % interval."
+    note += "Speed-up is the ratio of p50 against `baseline.onnx`, alone (each file's runs follow each "
+    note += "other) and in turn (one run of each file after the other), in brackets 95 % intervals."
     told = "".join(f"\n- {sentence[0].upper()}{sentence[1:]}." for sentence in manifest.advice or ())
-    return f"## Latency\n\n{note}\n\n{_table(head, rows)}" + (f"\n{told}" if told else "")
+    seen = "".join(f"\n- {_seen(conditions)}" for conditions in manifest.clock or ())
+    return f"## Latency\n\n{note}\n\n{_table(head, rows)}" + "".join(f"\n{t}" for t in (seen, told) if t)
+
+
+def _seen(seen: Conditions) -> str:
+    """The state of the machine while one setting was timed."""
+    place = f"{seen.provider.removesuffix('ExecutionProvider')}, batch {seen.batch}, {seen.threads} thread(s)"
+    load = "not told" if seen.load is None else f"{seen.load:.2f} on {seen.processors} processors"
+    thrown = f", {seen.busy_sittings} thrown away" if seen.busy_sittings else ""
+    return (
+        f"{place}: load {load}, governor {seen.governor}, noise floor {100 * seen.noise_fraction:.1f} %, "
+        f"{seen.sittings} sittings{thrown}; fed {seen.fed}."
+    )
 
 
 def _processor(environment: Mapping[str, Any]) -> str:
@@ -117,9 +182,14 @@ def _int8(manifest: Manifest) -> str:
     return "## int8\n\n" + "\n\n".join(lines)
 
 
-def _speedup(row: Latency) -> str:
-    same = "" if row.distinguishable else " (not distinguishable)"
-    return f"{row.speedup:.2f}x [{row.speedup_low:.2f}, {row.speedup_high:.2f}]{same}"
+def _speedup(row: LatencyRow) -> str:
+    doubts = (
+        ("not distinguishable", not row.distinguishable),
+        ("wide", row.narrow is False),
+        (f"machine busy: {row.busy}", row.busy is not None),
+    )
+    told = ", ".join(word for word, holds in doubts if holds)
+    return ratio_told(row.speedup_low, row.speedup, row.speedup_high) + (f" ({told})" if told else "")
 
 
 def _usage(manifest: Manifest) -> str:

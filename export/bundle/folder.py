@@ -5,16 +5,15 @@ import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from tersor.errors import BadInput, Unavailable
 from tersor.export.bundle.card import model_card
-from tersor.export.bundle.manifest import Artifact, Manifest, Recommended
-from tersor.export.timing.providers import TARGETS
+from tersor.export.bundle.manifest import Artifact, Manifest
 from tersor.files import sha256_of
 
-__all__ = ["file_entry", "model_card", "read_manifest", "recommend", "sha256_of", "write_bundle"]
+__all__ = ["file_entry", "model_card", "read_manifest", "sha256_of", "write_bundle"]
 
 MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
 NOT_STATED = "not stated"
@@ -90,28 +89,6 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.of(told, where=path)
 
 
-def recommend(
-    artifacts: Sequence[Artifact],
-    targets: Sequence[str],
-    *,
-    default: str = "model.onnx",
-    failed: Collection[str] = (),
-) -> dict[str, Recommended]:
-    """Which file to take, by target.
-
-    The fastest at batch 1 (fewest threads measured) among files that are distinguishably faster
-    than the baseline and passed their gates; of those whose intervals overlap with the fastest's,
-    the closest to the network, then the smallest. Otherwise `default`.
-
-    Args:
-        artifacts: the manifest's, timed.
-        targets: keys of `TARGETS`.
-        default: the file of the baseline's precision.
-        failed: names of files that broke a gate.
-    """
-    return {target: _recommended(artifacts, target, default, failed) for target in targets}
-
-
 def licence_of(manifest: Manifest) -> str:
     """What a bundle's LICENSE says: the weights' licence is the one the recipe stated."""
     licence = NOT_STATED if manifest.licence is None else manifest.licence
@@ -132,34 +109,6 @@ def licence_text() -> str:
         pass
     texts = [path.read_text(encoding="utf-8") for path in found if path.is_file()]
     return next((text for text in texts if text.strip()), SPDX_LICENCE)
-
-
-def _recommended(
-    artifacts: Sequence[Artifact], target: str, default: str, failed: Collection[str]
-) -> Recommended:
-    rows = [
-        (artifact, row)
-        for artifact in artifacts
-        for row in artifact.latency
-        if row.provider == TARGETS[target] and row.batch == 1
-    ]
-    if not rows:
-        why = f"nothing was measured on {target} at batch 1"
-        return Recommended(default, 1, None, why)
-    threads = min(row.threads for _, row in rows)
-    rows = [(a, r) for a, r in rows if r.threads == threads]
-    faster = [(a, r) for a, r in rows if r.distinguishable and r.speedup > 1 and a.file not in failed]
-    if not faster:
-        own = next((r.speedup for a, r in rows if a.file == default), None)
-        why = "no file that passed its gates is distinguishably faster than the baseline"
-        return Recommended(default, 1, own, why)
-    best = max((r for _, r in faster), key=lambda r: r.speedup)
-    close = [(a, r) for a, r in faster if r.speedup_high >= best.speedup_low]
-    chosen, row = min(close, key=lambda pair: (pair[0].difference, pair[0].bytes))
-    why = f"fastest at batch 1, {threads} thread(s): {row.p50_ms:.4g} ms, {row.speedup:.2f}x the baseline"
-    if len(close) > 1:
-        why += "; of the files as fast, the closest to the network, then the smallest"
-    return Recommended(chosen.file, 1, row.speedup, why)
 
 
 def _put(part: Path | bytes, target: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from tersor.errors import BadInput
+from tersor.export.timing.benchmark import Conditions
+from tersor.export.timing.latency import LatencyRow
 from tersor.models.preprocessing import Preprocessing
 from tersor.records import Record
 
@@ -28,26 +30,6 @@ class _Claim(Record):
 
 
 @dataclass(frozen=True)
-class Latency(_Claim):
-    """How long a file takes: what `LatencyRow` says, with its provider in ONNX Runtime's name."""
-
-    provider: str
-    batch: int
-    threads: int
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    speedup: float
-    p50_low_ms: float
-    p50_high_ms: float
-    speedup_low: float
-    speedup_high: float
-    distinguishable: bool
-    throughput_per_s: float
-    rounds: int
-
-
-@dataclass(frozen=True)
 class Artifact(_Claim):
     """A file of the bundle.
 
@@ -63,7 +45,7 @@ class Artifact(_Claim):
     sha256: str
     accuracy_fraction: float | None = None
     max_abs_diff: float | None = None
-    latency: tuple[Latency, ...] = ()
+    latency: tuple[LatencyRow, ...] = ()
     notes: str | None = None
 
     @property
@@ -85,12 +67,21 @@ class Gate(_Claim):
 
 @dataclass(frozen=True)
 class Recommended(_Claim):
-    """The file to take for a target. speedup: over the baseline, None where nothing was measured."""
+    """The file to take on a target for a batch size.
+
+    speedup: over the baseline, on the device where that was timed; None where nothing was measured. With its
+        95 % interval.
+    target: a key of `providers.TARGETS`; None in bundles of old, where the key of the mapping says it.
+    """
 
     file: str
     batch: int
     speedup: float | None
     why: str
+    target: str | None = None
+    threads: int | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +177,8 @@ class Manifest(_Claim):
 
     recipe: resolved, without this machine's paths.
     compression_ratio: bytes of the baseline over those of the packed file.
-    recommended: target -> file. cost: of `baseline` and `model`.
+    recommended: target -> file, at the first batch size. recommendations: for each target and batch size.
+    clock: what was seen of the machine while each setting was timed. cost: of `baseline` and `model`.
     stages: `StageMetrics` without learning curves. advice: sentences.
     """
 
@@ -205,6 +197,8 @@ class Manifest(_Claim):
     environment: Mapping[str, Any] | None = None
     compression_ratio: float
     recommended: Mapping[str, Recommended] | None = None
+    recommendations: tuple[Recommended, ...] | None = None
+    clock: tuple[Conditions, ...] | None = None
     baseline: Artifact
     artifacts: tuple[Artifact, ...]
     not_measured: tuple[NotMeasured, ...] | None = None

@@ -1,41 +1,111 @@
-"""Time models against each other: interleaved in one process, with intervals, never on a fallback."""
+"""Time models against each other: alone and in turn, against their own noise, never on a busy machine."""
 
-import gc
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from tersor.errors import BadInput
+from tersor.errors import BadInput, Unavailable
 from tersor.export.codec.pack import unpack_bytes
-from tersor.export.timing.parity import outputs
+from tersor.export.timing import clock
+from tersor.export.timing.clock import Signs, together
+from tersor.export.timing.feeds import check_runs, check_same, described, feed
+from tersor.export.timing.latency import FEWEST_SITTINGS, MOST_SITTINGS, Figure, LatencyRow, figure, noise_of
 from tersor.export.timing.providers import TARGETS, open_session
+from tersor.export.timing.sampling import Sitting, sit
+from tersor.records import Record
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+DEFAULT_BATCHES = (1, 64)
+PRECISION = 0.02
+"""Half of a speed-up's interval, as a fraction: when all are within it, no more sittings are needed."""
+MOST_BUSY = 6
+"""Sittings during which others used the machine, after which a quiet moment is no longer waited for."""
+AGAIN = "\0the baseline again"
+"""Name of the baseline's second session: the A/A test."""
 
-SHORTEST_SAMPLE_MS = 0.2
-"""A sample is the mean of as many runs as fill this time: the clock and the loop cost under 0.1 %."""
-FEWEST_ROUNDS, MOST_ROUNDS = 30, 4000
-WARM_UP_SECONDS = 0.05
-RESAMPLES = 400
-SAME_FILE_FRACTION = 0.03
-"""Two sessions of one file differ by up to this much, through where their memory happens to lie."""
+Calls = Mapping[str, Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Refused(Record):
+    """A setting that there is no figure of, because the machine was busy while it was timed."""
+
+    provider: str
+    batch: int
+    threads: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Conditions(Record):
+    """What the clock saw while one setting was timed: the state of the machine that is claimed of.
+
+    load: average of the last minute before. governor: of the processor's clock speed.
+    share: of elapsed time that the timing thread had a processor. others, stolen: processors that other
+    processes and other machines used. noise_fraction: of the baseline against itself.
+    sittings, busy_sittings: that count, and that were thrown away.
+    """
+
+    provider: str
+    batch: int
+    threads: int
+    processors: int
+    governor: str
+    share: float
+    noise_fraction: float
+    sittings: int
+    busy_sittings: int
+    fed: str
+    load: float | None = None
+    involuntary_switches_per_s: float | None = None
+    others: float | None = None
+    stolen: float | None = None
+
+
+@dataclass(frozen=True)
+class Timings(Record):
+    """What a benchmark gave: rows, in the order asked for; what was refused; under which conditions."""
+
+    rows: tuple[LatencyRow, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    conditions: tuple[Conditions, ...] = ()
+
+    def __add__(self, other: "Timings") -> "Timings":
+        return Timings(
+            self.rows + other.rows, self.refused + other.refused, self.conditions + other.conditions
+        )
+
+    def needed(self) -> tuple[LatencyRow, ...]:
+        """The rows, where all were measured.
+
+        Raises:
+            Unavailable: the machine was busy during some.
+        """
+        for refused in self.refused:
+            raise Unavailable(
+                "not measured: the machine was busy",
+                got=refused.reason,
+                where=f"batch {refused.batch}, {refused.threads} thread(s)",
+                todo="Stop what else runs here and try again, or keep the raw figures with --force",
+            )
+        return self.rows
 
 
 def time_files(
     models: Sequence[Path],
     target: str,
     *,
-    batches: Sequence[int],
-    threads: Sequence[int],
+    batches: Sequence[int] | None = None,
+    threads: Sequence[int] = (1,),
     seconds: float,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    force: bool = False,
     progress: Callable[[float], None] = lambda _: None,
-) -> list["LatencyRow"]:
-    """Time .onnx and .tsr files against the first one; as `benchmark`.
+) -> Timings:
+    """Time .onnx and .tsr files against the first one; as `benchmark`. The same file twice is an A/A test.
 
     Raises:
         BadInput: a file is missing or damaged. Unavailable: the target is not there.
@@ -43,64 +113,21 @@ def time_files(
     missing = [path for path in models if not path.is_file()]
     if missing:
         raise BadInput("a model file is missing", where=missing[0], todo="Run `tersor deploy` first")
+    named = {
+        name: unpack_bytes(path.read_bytes()) if path.suffix == ".tsr" else path
+        for name, path in zip(_names(models), models, strict=True)
+    }
     return benchmark(
-        {str(p): unpack_bytes(p.read_bytes()) if p.suffix == ".tsr" else p for p in models},
+        named,
         target,
-        baseline=str(models[0]),
+        baseline=next(iter(named)),
         batches=batches,
         threads=threads,
         seconds_per_model=seconds,
+        shapes=shapes,
+        force=force,
         progress=progress,
     )
-
-
-class Runs(Protocol):
-    """What is timed: an ONNX Runtime session, or a function that stands in for one."""
-
-    def run(self, _outputs: None, _feed: dict[str, Any], /) -> Any:
-        """One run."""
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A function timed the way a session is."""
-
-    call: Callable[[], object]
-
-    def run(self, _outputs: None, _feed: dict[str, Any], /) -> object:
-        """Call it."""
-        return self.call()
-
-
-@dataclass(frozen=True)
-class LatencyRow:
-    """One model on one target at one batch size and number of threads.
-
-    p50_ms, p90_ms, p99_ms: percentiles over the rounds, milliseconds per run of a whole batch.
-    p50_low_ms, p50_high_ms: 95 % interval of the median (order statistics).
-    speedup: the baseline's p50 over this model's, same interleaved run; speedup_low and
-        speedup_high are its 95 % interval (bootstrap over blocks of rounds).
-    distinguishable: the two medians' intervals do not overlap, the speed-up's interval leaves out
-        1, and it differs from 1 by more than two sessions of one file do (3 %).
-    throughput_per_s: images a second at p50.
-    rounds: samples taken.
-    """
-
-    file: str
-    provider: str
-    batch: int
-    threads: int
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    speedup: float
-    p50_low_ms: float
-    p50_high_ms: float
-    speedup_low: float
-    speedup_high: float
-    distinguishable: bool
-    throughput_per_s: float
-    rounds: int
 
 
 def benchmark(
@@ -108,77 +135,96 @@ def benchmark(
     target: str,
     *,
     baseline: str,
-    batches: Sequence[int] = (1, 64),
+    batches: Sequence[int] | None = None,
     threads: Sequence[int] = (1,),
     seconds_per_model: float = 1.0,
     inputs: np.ndarray | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    same_inputs: bool = True,
+    force: bool = False,
     progress: Callable[[float], None] | None = None,
-) -> list[LatencyRow]:
-    """Time every model at every batch size and number of threads.
+) -> Timings:
+    """Time all models at every batch size and number of threads.
 
-    All models of one (batch, threads) run in turn in this process, one sample each a round, the
-    order rotated every round, so that a slow moment of the machine hits all of them. Runs go
-    through Python with numpy arrays, copies to and from a GPU included. Very fast models are timed
-    over several runs a sample, whose mean then counts as one run in the percentiles.
+    Sessions are opened anew in each of at least four sittings. In a sitting every model runs *alone* in warm
+    blocks that take turns, and then *in turn*, one run each; the baseline is opened twice, and what differs
+    between the two is the noise floor. Sittings go on until every speed-up's interval is within 2 %, ten at
+    most. One during which others used the machine is thrown away; after six of them the setting is refused.
+
+    Runs go through Python with numpy arrays, copies to and from a GPU included. Very fast models are timed
+    over several runs a sample, whose mean counts as one run in the percentiles.
 
     Args:
         models: name -> file, or bytes.
         target: a key of `providers.TARGETS`.
         baseline: the name whose p50 the speed-ups divide.
-        batches: images per run.
+        batches: images per run; None: 1 and 64, or the file's where it is fixed.
         threads: intra-op threads; with more than one, idle workers sleep (see `open_session`).
-        seconds_per_model: time spent per model at each (batch, threads).
+        seconds_per_model: spent on each model at each (batch, threads), at least; 2.5 times as much at most.
         inputs: images to run, float32 (N, C, H, W), repeated as needed; None: noise.
+        shapes: of inputs with free dimensions beside the batch; see `feeds.feed`.
+        same_inputs: whether all models must take inputs of the same shapes.
+        force: keep what was timed on a busy machine, marked.
         progress: called with the fraction done, 0 to 1.
 
     Returns:
-        One row per batch, threads and model, in this order.
+        One row per batch, threads and model, in this order, without those that are refused.
 
     Raises:
-        BadInput: the baseline is not among the models; a model does not load or fit the inputs.
-        Unavailable: the target is not there or does not run every node.
+        BadInput: the baseline is not among the models; a model does not load or fit the inputs; the models
+            take different inputs. Unavailable: the target is not there or does not run every node.
     """
     if baseline not in models:
         raise BadInput("the baseline is not among the models", got=baseline, wanted=", ".join(models))
-    rows: list[LatencyRow] = []
+    batches = batches or _batches(models[baseline], target)
     settings = [(batch, count) for batch in batches for count in threads]
+    opened = {AGAIN: models[baseline], **models}
+    timings = Timings()
     for done, (batch, count) in enumerate(settings):
-        sessions = {name: open_session(model, target, threads=count) for name, model in models.items()}
-        feeds = {name: _feed(session, inputs, batch) for name, session in sessions.items()}
-        for name, session in sessions.items():
-            outputs(session, next(iter(feeds[name].values())))  # a wrong shape is told here, in words
+        asked = _Asked(TARGETS[target], batch, count, on_processor=target == "cpu", force=force)
+        fed: list[str] = []
+
+        @contextmanager
+        def opening(batch: int = batch, count: int = count, fed: list[str] = fed) -> Iterator[Calls]:
+            """All sessions, anew."""
+            sessions = {name: open_session(model, target, threads=count) for name, model in opened.items()}
+            feeds = {name: feed(s, batch, shapes, inputs=inputs) for name, s in sessions.items()}
+            if same_inputs:
+                check_same({name: feeds[name] for name in models})
+            for name, session in sessions.items():
+                check_runs(session, feeds[name])  # what does not fit is told here, in words
+            fed[:] = [described(feeds[baseline], inputs is not None)]
+            yield {name: partial(session.run, None, feeds[name]) for name, session in sessions.items()}
 
         def report(fraction: float, done: int = done) -> None:
             """Tell the fraction of all settings that is done."""
             if progress is not None:
                 progress((done + fraction) / len(settings))
 
-        samples = _interleave(sessions, feeds, seconds_per_model, report)
-        rows += [
-            _row(name, TARGETS[target], batch, count, samples[name], samples[baseline]) for name in models
-        ]
-        del sessions  # before the next ones open: idle sessions hold threads and memory
+        timings += _time(opening, baseline, asked, seconds_per_model, fed, report)
         report(1.0)
-    return rows
+    return timings
 
 
 def time_calls(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Calls,
     *,
     baseline: str,
     provider: str,
     batch: int,
     threads: int,
     seconds_per_call: float = 1.0,
+    force: bool = False,
     progress: Callable[[float], None] = lambda _: None,
-) -> list[LatencyRow]:
-    """Time functions against each other the way `benchmark` times models: interleaved, with intervals.
+) -> Timings:
+    """Time functions against each other the way `benchmark` times models.
 
     Args:
         calls: name -> a function of no arguments, one run of a whole batch each.
         baseline: the name whose p50 the speed-ups divide.
         provider, batch, threads: what the rows are to say; the functions see to it themselves.
-        seconds_per_call: time spent per function.
+        seconds_per_call: time spent per function, at least.
+        force: keep what was timed on a busy machine, marked.
         progress: called with the fraction done, 0 to 1.
 
     Raises:
@@ -186,117 +232,177 @@ def time_calls(
     """
     if baseline not in calls:
         raise BadInput("the baseline is not among the functions", got=baseline, wanted=", ".join(calls))
-    runs = {name: _Call(call) for name, call in calls.items()}
-    samples = _interleave(runs, dict.fromkeys(calls, {}), seconds_per_call, progress)
-    return [_row(name, provider, batch, threads, samples[name], samples[baseline]) for name in calls]
+    asked = _Asked(provider, batch, threads, on_processor=True, force=force)
+
+    @contextmanager
+    def opening() -> Iterator[Calls]:
+        """The functions as they are: only models can be opened anew."""
+        yield {AGAIN: calls[baseline], **calls}
+
+    return _time(opening, baseline, asked, seconds_per_call, ["functions"], progress)
 
 
-def _feed(session: "InferenceSession", inputs: np.ndarray | None, batch: int) -> dict[str, np.ndarray]:
-    entry = session.get_inputs()[0]
-    if inputs is None:
-        shape = [d if isinstance(d, int) else 1 for d in entry.shape[1:]]
-        inputs = np.random.default_rng(0).standard_normal((batch, *shape), np.float32)
-    chosen = inputs[np.arange(batch) % len(inputs)]
-    return {entry.name: np.ascontiguousarray(chosen, np.float32)}
+@dataclass(frozen=True)
+class _Asked:
+    """A setting. on_processor: the timing thread works all the time, it does not wait for a device."""
+
+    provider: str
+    batch: int
+    threads: int
+    on_processor: bool
+    force: bool
 
 
-def _interleave(
-    sessions: Mapping[str, Runs],
-    feeds: Mapping[str, dict[str, np.ndarray]],
-    seconds_per_model: float,
+def _time(
+    opening: Callable[[], AbstractContextManager[Calls]],
+    baseline: str,
+    asked: _Asked,
+    seconds: float,
+    fed: Sequence[str],
     report: Callable[[float], None],
-) -> dict[str, np.ndarray]:
-    """Milliseconds per run: name -> float64 (rounds,); index i of all models is the same round."""
-    runs = {name: _runs_per_sample(sessions[name], feeds[name]) for name in sessions}
-    names = list(sessions)
-    samples: dict[str, list[float]] = {name: [] for name in names}
-    budget = seconds_per_model * len(names)
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        start = reported = time.perf_counter()
-        for turn in range(MOST_ROUNDS):
-            for step in range(len(names)):
-                name = names[(turn + step) % len(names)]
-                samples[name].append(_sample_ms(sessions[name], feeds[name], runs[name]))
-            now = time.perf_counter()
-            if now - start >= budget and turn + 1 >= FEWEST_ROUNDS:
+) -> Timings:
+    """Sittings until the intervals are narrow, or the machine was busy too often."""
+    load, kept, busy = clock.load_average(), list[Sitting](), list[Signs]()
+    while True:
+        sitting = _sitting(
+            opening,
+            asked,
+            seconds / FEWEST_SITTINGS,
+            len(kept) + len(busy),
+            lambda f: report(min(1.0, (len(kept) + f) / FEWEST_SITTINGS)),
+        )
+        if not asked.force and sitting.signs.busy(on_processor=asked.on_processor):
+            busy.append(sitting.signs)
+        else:
+            kept.append(sitting)
+        if len(busy) >= MOST_BUSY:
+            reason = together(busy).busy(on_processor=asked.on_processor) or "others used it now and then"
+            refused = Refused(asked.provider, asked.batch, asked.threads, f"the machine was busy ({reason})")
+            return Timings(refused=(refused,))
+        if len(kept) >= FEWEST_SITTINGS:
+            widths = [f.half_width for f in _figures(kept, baseline, alone=True).values()]
+            if len(kept) == MOST_SITTINGS or max(widths) <= PRECISION:
                 break
-            if now - reported > 0.2:
-                report(min(1.0, (now - start) / budget))
-                reported = now
-    finally:
-        if collecting:
-            gc.enable()
-    return {name: np.array(values) for name, values in samples.items()}
+    signs, noise = together([sitting.signs for sitting in kept]), _noise(kept, baseline, alone=True)
+    seen = _conditions(asked, signs, noise, (len(kept), len(busy)), "".join(fed), load)
+    return Timings(_rows_of(kept, baseline, asked), conditions=(seen,))
 
 
-def _runs_per_sample(session: Runs, feed: dict[str, np.ndarray]) -> int:
-    """Warm up, and return how many runs make one sample."""
-    fastest, start = float("inf"), time.perf_counter()
-    while time.perf_counter() - start < WARM_UP_SECONDS or fastest == float("inf"):
-        fastest = min(fastest, _sample_ms(session, feed, 1))
-    return max(1, round(SHORTEST_SAMPLE_MS / fastest))
+def _sitting(
+    opening: Callable[[], AbstractContextManager[Calls]],
+    asked: _Asked,
+    seconds: float,
+    turn: int,
+    progress: Callable[[float], None],
+) -> Sitting:
+    """Open, time, close: before the next ones open, for idle sessions hold threads and memory."""
+    with opening() as calls:
+        return sit(calls, seconds, threads=asked.threads, turn=turn, progress=progress)
 
 
-def _sample_ms(session: Runs, feed: dict[str, Any], runs: int) -> float:
-    run = session.run
-    start = time.perf_counter_ns()
-    for _ in range(runs):
-        run(None, feed)
-    return (time.perf_counter_ns() - start) / runs / 1e6
-
-
-def _row(
-    name: str, provider: str, batch: int, threads: int, samples: np.ndarray, base: np.ndarray
-) -> LatencyRow:
-    p50, p90, p99 = (float(v) for v in np.percentile(samples, [50, 90, 99]))
-    low, high = _median_interval(samples)
-    speedup = float(np.median(base)) / p50
-    speedup_low, speedup_high = _ratio_interval(base, samples)
-    base_low, base_high = _median_interval(base)
-    apart = (low > base_high or high < base_low) and not speedup_low <= 1.0 <= speedup_high
-    return LatencyRow(
-        name,
-        provider,
-        batch,
-        threads,
-        p50,
-        p90,
-        p99,
-        speedup,
-        low,
-        high,
-        speedup_low,
-        speedup_high,
-        apart and abs(speedup - 1.0) > SAME_FILE_FRACTION,
-        batch / p50 * 1e3,
-        len(samples),
+def _rows_of(kept: Sequence[Sitting], baseline: str, asked: _Asked) -> tuple[LatencyRow, ...]:
+    """What was timed, as rows in the order of the models."""
+    alone, in_turn = (_figures(kept, baseline, alone=how) for how in (True, False))
+    noise, signs = _noise(kept, baseline, alone=True), together([sitting.signs for sitting in kept])
+    why_busy = signs.busy(on_processor=asked.on_processor) if asked.force else None
+    return tuple(
+        _row(name, asked, kept, alone[name], in_turn[name], noise, why_busy)
+        for name in alone
+        if name != AGAIN
     )
 
 
-def _median_interval(samples: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the median: the ranks n/2 -+ 0.98 sqrt(n) (normal limit of the binomial)."""
-    ordered, count = np.sort(samples), len(samples)
-    reach = 0.98 * np.sqrt(count)
-    low = max(0, int(np.floor(count / 2 - reach)))
-    high = min(count - 1, int(np.ceil(count / 2 + reach)))
-    return float(ordered[low]), float(ordered[high])
+def _conditions(
+    asked: _Asked, signs: Signs, noise: float, sittings: tuple[int, int], fed: str, load: float | None
+) -> Conditions:
+    def rounded(value: float | None, digits: int) -> float | None:
+        """What is told of the machine, without digits that mean nothing."""
+        return None if value is None else round(value, digits)
+
+    return Conditions(
+        provider=asked.provider,
+        batch=asked.batch,
+        threads=asked.threads,
+        processors=signs.processors,
+        governor=clock.governor(),
+        share=round(signs.share, 4),
+        noise_fraction=round(noise, 5),
+        sittings=sittings[0],
+        busy_sittings=sittings[1],
+        fed=fed,
+        load=rounded(load, 2),
+        involuntary_switches_per_s=rounded(signs.switches_per_s, 1),
+        others=rounded(signs.others, 2),
+        stolen=rounded(signs.stolen, 3),
+    )
 
 
-def _ratio_interval(base: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of median(base) / median(samples).
+def _noise(kept: Sequence[Sitting], baseline: str, *, alone: bool) -> float:
+    medians = [sitting.medians(alone=alone) for sitting in kept]
+    return noise_of([m[baseline] for m in medians], [m[AGAIN] for m in medians])
 
-    Whole blocks of consecutive rounds are drawn, the same for both: neighbouring rounds resemble
-    each other, and drawing single ones would make the interval too narrow.
-    """
-    blocks = min(30, len(samples))
-    size = len(samples) // blocks
-    rng = np.random.default_rng(0)
-    shaped = [a[: blocks * size].reshape(blocks, size) for a in (base, samples)]
-    ratios = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        drawn = rng.integers(0, blocks, blocks)
-        ratios[i] = np.median(shaped[0][drawn]) / np.median(shaped[1][drawn])
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(low), float(high)
+
+def _figures(kept: Sequence[Sitting], baseline: str, *, alone: bool) -> dict[str, Figure]:
+    """Name -> median and ratio, in the order of `opening`."""
+    medians = [sitting.medians(alone=alone) for sitting in kept]
+    base, noise = [m[baseline] for m in medians], _noise(kept, baseline, alone=alone)
+    return {
+        name: figure(base, base if name == baseline else [m[name] for m in medians], noise)
+        for name in medians[0]
+    }
+
+
+def _row(
+    name: str,
+    asked: _Asked,
+    kept: Sequence[Sitting],
+    alone: Figure,
+    in_turn: Figure,
+    noise: float,
+    busy: str | None,
+) -> LatencyRow:
+    samples = np.concatenate([sitting.alone[name] for sitting in kept])
+    low, p50, high = alone.p50_ms
+    speedup_low, speedup, speedup_high = alone.speedup
+    p90, p99 = (max(p50, float(v)) for v in np.percentile(samples, [90, 99]))
+    return LatencyRow(
+        file=name,
+        provider=asked.provider,
+        batch=asked.batch,
+        threads=asked.threads,
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        speedup=speedup,
+        p50_low_ms=low,
+        p50_high_ms=high,
+        speedup_low=speedup_low,
+        speedup_high=speedup_high,
+        distinguishable=not speedup_low <= 1.0 <= speedup_high,
+        throughput_per_s=asked.batch / p50 * 1e3,
+        rounds=len(samples),
+        in_turn_p50_ms=in_turn.p50_ms[1],
+        in_turn_speedup=in_turn.speedup[1],
+        in_turn_speedup_low=in_turn.speedup[0],
+        in_turn_speedup_high=in_turn.speedup[2],
+        noise_fraction=noise,
+        sittings=len(kept),
+        narrow=alone.half_width <= PRECISION,
+        busy=busy,
+    )
+
+
+def _names(models: Sequence[Path]) -> list[str]:
+    """A name for each file; one that is given again is counted."""
+    names: list[str] = []
+    for path in map(str, models):
+        count = sum(name == path or name.startswith(f"{path} (") for name in names)
+        names.append(f"{path} ({count + 1})" if count else path)
+    return names
+
+
+def _batches(model: Path | bytes, target: str) -> Sequence[int]:
+    """What is timed where nothing is asked for: the file's batch size where it is fixed."""
+    inputs = open_session(model, target).get_inputs()
+    first = inputs[0].shape[:1] if inputs else []
+    return first if first and isinstance(first[0], int) else DEFAULT_BATCHES

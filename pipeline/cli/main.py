@@ -24,6 +24,7 @@ from tersor.pipeline.cli.options import (
     CoderOption,
     DataOption,
     DistOption,
+    ForceOption,
     JsonOption,
     ManyThreadsOption,
     QuietOption,
@@ -31,6 +32,7 @@ from tersor.pipeline.cli.options import (
     RunsOption,
     SecondsOption,
     SetOption,
+    ShapesOption,
     ThreadsOption,
     application,
     print_json,
@@ -113,6 +115,7 @@ def deploy(
     require: Annotated[
         list[str] | None, typer.Option(help="Fail with exit code 4 if this target cannot be timed.")
     ] = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -122,7 +125,9 @@ def deploy(
     from tersor.pipeline.stages.store import Store
 
     resolved = _recipe(recipe, overrides, data)
-    folder, manifest = make_bundle(resolved, Store(runs), dist, require=require or [], quiet=quiet)
+    folder, manifest = make_bundle(
+        resolved, Store(runs), dist, require=require or [], force=force, quiet=quiet
+    )
     if as_json:
         print_json(manifest.to_json())
     else:
@@ -162,28 +167,35 @@ def benchmark(
     batch: BatchesOption = None,
     threads: ManyThreadsOption = None,
     seconds: SecondsOption = 2.0,
+    shape: ShapesOption = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Time ONNX files against the first one, interleaved in one process."""
+    """Time ONNX files against the first one: alone and in turn, against the clock's own noise."""
     from tersor.export.timing.benchmark import time_files
-    from tersor.pipeline.show.terminal import latency_table
+    from tersor.export.timing.feeds import parse_shape
+    from tersor.pipeline.show.terminal import conditions_told, latency_table
     from tersor.progress import Reporter
 
     with Reporter([("timing", 1.0)], quiet=quiet) as reporter, reporter.step() as tell:
         timed = time_files(
             models,
             target,
-            batches=batch or (1, 64),
+            batches=batch,
             threads=threads or (1,),
             seconds=seconds,
+            shapes=dict(map(parse_shape, shape or [])),
+            force=force,
             progress=lambda done: tell(done, target),
         )
-    rows = [dict(vars(row)) for row in timed]
     if as_json:
-        print_json(rows)
+        print_json(timed.to_json())
     else:
-        print_table(latency_table(rows))
+        print_table(latency_table(timed.rows))
+        if not quiet:
+            print("\n".join(conditions_told(timed)), file=sys.stderr)
+    timed.needed()
 
 
 @app.command(rich_help_panel=DAILY)

@@ -39,6 +39,17 @@ ManyThreadsOption = Annotated[
     list[int] | None,
     typer.Option("--threads", min=1, help="Threads of one computation; may be given several times."),
 ]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Keep times that were taken on a busy machine, marked as such.")
+]
+ShapesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="NAME=1x3x224x224",
+        help="Of an input with free dimensions beside the batch; where there is one, no name is needed.",
+    ),
+]
 SecondsOption = Annotated[float, typer.Option(min=0.01, help="Timing budget of each file or way.")]
 
 

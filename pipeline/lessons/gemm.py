@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from tersor.errors import BadInput, ClaimBroken
 from tersor.export.forms.to_onnx import export_onnx
-from tersor.export.timing.benchmark import LatencyRow, time_calls
+from tersor.export.timing.benchmark import time_calls
+from tersor.export.timing.latency import LatencyRow
 from tersor.export.timing.providers import open_session
 from tersor.models import network as networks
 from tersor.models.network import Network
@@ -186,17 +187,18 @@ def _lesson(part: str, ways: Ways, images: Tensor, threads: int, seconds: float,
     whole = {name: way for name, way in ways.items() if not name.endswith("alone")}
     differences = {name: max_difference(way(), reference) for name, way in whole.items()}
     check_same(part, differences)
-    rows = time_calls(
+    timed = time_calls(
         ways,
         baseline="Conv2d",
         provider="CPU",
         batch=len(images),
         threads=threads,
         seconds_per_call=seconds,
+        force=True,  # a lesson goes on; its rows say that others ran
         progress=lambda fraction: tell(fraction, "timing"),
     )
     columns = ways["unfold alone"]().nbytes if "unfold alone" in ways else 0
-    return Lesson(part, tuple(rows), differences, columns, images.nbytes)
+    return Lesson(part, timed.rows, differences, columns, images.nbytes)
 
 
 def max_difference(value: Tensor | np.ndarray, wanted: np.ndarray) -> float:
@@ -227,7 +229,7 @@ def lesson_markdown(lessons: Sequence[Lesson]) -> str:
     rows = []
     for lesson in lessons:
         for row in lesson.rows:
-            difference = lesson.max_abs_diff.get(row.file)
+            difference = lesson.max_abs_diff.get(str(row.file))
             same = f"{difference:.1e}" if difference is not None and row.file != "Conv2d" else ""
             seconds = f"{10_000 / row.throughput_per_s:.2f}"
             rows.append([lesson.part, row.file, f"{row.p50_ms:.3g}", seconds, _ratio(row), same])
@@ -254,7 +256,8 @@ def _ratio(row: LatencyRow) -> str:
     if row.file == "Conv2d":
         return "1"
     words = f"{1 / row.speedup:.2f} [{1 / row.speedup_high:.2f}, {1 / row.speedup_low:.2f}]"
-    return words if row.distinguishable else f"{words}, not distinguishable"
+    words += "" if row.distinguishable else ", not distinguishable"
+    return words if row.busy is None else f"{words} (the machine was busy: {row.busy})"
 
 
 def as_json(lessons: Sequence[Lesson]) -> list[dict[str, Any]]:

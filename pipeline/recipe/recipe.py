@@ -294,7 +294,11 @@ class Deploy(Settings):
     lowbit_consumer: str = Field(
         "1.17", pattern=r"^\d+(\.\d+)*$", description="oldest ONNX Runtime that has to load model.lowbit.onnx"
     )
-    seconds_per_model: float = Field(1.0, gt=0, description="timing budget of one file at one batch size")
+    seconds_per_model: float = Field(
+        1.0,
+        gt=0,
+        description="least timing of one file at one batch size; 2.5 times as long where its interval is wide",
+    )
     calibration_images: int = Field(256, ge=1)
 
 

@@ -116,8 +116,10 @@ def _time_everything(
         if reason:
             missing[target] = reason
             continue
-        for row in benchmark(files, target, baseline="base", batches=BATCHES, seconds_per_model=1.5):
-            found.setdefault(f"{target} {row.batch}", {})[row.file] = row.p50_ms
+        timed = benchmark(files, target, baseline="base", batches=BATCHES, seconds_per_model=1.5)
+        for row in timed.rows:
+            found.setdefault(f"{target} {row.batch}", {})[str(row.file)] = row.p50_ms
+        missing |= {f"{target} {refused.batch}": refused.reason for refused in timed.refused}
     return found, missing
 
 

@@ -13,7 +13,7 @@ from tersor.export.forms.fp16 import to_fp16
 from tersor.export.forms.lowbit import to_lowbit
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import providers
-from tersor.export.timing.benchmark import LatencyRow, benchmark
+from tersor.export.timing.benchmark import Timings, benchmark
 from tersor.export.timing.packed import load as load_packed
 from tersor.export.timing.parity import bound, max_abs_diff, predictions, write_parity
 from tersor.models.network import Network
@@ -173,15 +173,19 @@ def confusions(data: Data, shipped: list[Shipped]) -> Confusion:
 
 
 def time_files(
-    recipe: Recipe, shipped: list[Shipped], data: Data, missing: list[str], tell: Tell
-) -> list[LatencyRow]:
-    """Time every shipped ONNX file against baseline.onnx on every target that is there."""
-    settings, rows = recipe.deploy, list[LatencyRow]()
+    recipe: Recipe, shipped: list[Shipped], data: Data, missing: list[str], force: bool, tell: Tell
+) -> Timings:
+    """Time every shipped ONNX file against baseline.onnx on every target that is there.
+
+    Args:
+        force: keep what was timed on a busy machine, marked.
+    """
+    settings, timings = recipe.deploy, Timings()
     images = data.preprocessing.apply(data.validation.images[: max(settings.batches)])
     targets = [t for t in settings.targets if t not in missing]
     for done, target in enumerate(targets):
         models = {s.path.name: s.path for s in shipped if s.kind != "packed" and timed_on(s.kind, target)}
-        rows += benchmark(
+        timings += benchmark(
             models,
             target,
             baseline="baseline.onnx",
@@ -189,11 +193,14 @@ def time_files(
             threads=settings.threads,
             seconds_per_model=settings.seconds_per_model,
             inputs=images,
+            force=force,
             progress=lambda f, d=done, t=target: tell((d + f) / len(targets), t),  # type: ignore[misc]
         )
-    best = max(rows, key=lambda row: row.speedup, default=None)
-    tell(1.0, f"fastest {best.file}, batch {best.batch}: {best.speedup:.2f}x" if best else "no target here")
-    return rows
+    best = max(timings.rows, key=lambda row: row.decisive[0], default=None)
+    why_none = "not measured: the machine was busy" if timings.refused else "no target here"
+    words = f"{best.file}, batch {best.batch}: {best.decisive[1]:.2f}x" if best else why_none
+    tell(1.0, words)
+    return timings
 
 
 def timed_on(kind: str, target: str) -> bool:

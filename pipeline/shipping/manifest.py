@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tersor.export.bundle import folder as bundle
-from tersor.export.bundle.manifest import Artifact, DataEntry, Input, Latency, Manifest, NotMeasured, Parity
+from tersor.export.bundle.manifest import Artifact, DataEntry, Input, Manifest, NotMeasured, Parity
+from tersor.export.bundle.recommendation import recommend
 from tersor.export.timing import parity
-from tersor.export.timing.benchmark import LatencyRow
+from tersor.export.timing.benchmark import Timings
+from tersor.export.timing.latency import LatencyRow
+from tersor.export.timing.providers import TARGETS
 from tersor.models.user_code import is_file_place
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Recipe
@@ -25,7 +28,7 @@ def make_manifest(
     recipe: Recipe,
     data: Data,
     shipped: "Sequence[Shipped]",
-    latency: Sequence[LatencyRow],
+    timings: Timings,
     not_measured: Sequence[tuple[str, str]],
     stages: Sequence[StageMetrics],
 ) -> Manifest:
@@ -33,15 +36,17 @@ def make_manifest(
 
     Args:
         shipped: the files, baseline.onnx first.
-        latency: rows of the benchmark, `file` saying whose.
+        timings: of the benchmark; rows say by `file` whose they are.
         not_measured: (what, reason).
         stages: metrics of the run's stages.
     """
-    baseline, *artifacts = [_entry(s, latency) for s in shipped]
+    baseline, *artifacts = [_entry(s, timings.rows) for s in shipped]
     packed = next(a for a in artifacts if a.kind == "packed")
     parities = [(s.path.name, s.max_abs_diff, s.most_diff) for s in shipped]
     gates = [parity_gate(parities), *check_gates(recipe.gates, baseline, artifacts)]
     failed = {gate.file for gate in gates if not gate.ok}
+    settings = recipe.deploy
+    choices = recommend(artifacts, settings.targets, settings.batches, failed=failed)
     return Manifest(
         name=recipe.name,
         tersor_version=__version__,
@@ -54,10 +59,12 @@ def make_manifest(
         input=Input("input", ("batch", *data.input_shape), "float32"),
         environment=environment(recipe),
         compression_ratio=round(baseline.bytes / packed.bytes, 4),
-        recommended=bundle.recommend(artifacts, recipe.deploy.targets, failed=failed),
+        recommended={c.target or "": c for c in reversed(choices)},
+        recommendations=choices,
+        clock=timings.conditions,
         baseline=baseline,
         artifacts=tuple(artifacts),
-        not_measured=tuple(NotMeasured(what, reason) for what, reason in not_measured),
+        not_measured=tuple(NotMeasured(*pair) for pair in (*not_measured, *_refused(timings))),
         gates=tuple(gates),
         parity=Parity("parity.npz", parity.BOUNDS),
         cost={"baseline": _cost(stages[0]), "model": _cost(stages[-1])},
@@ -84,14 +91,18 @@ def _entry(shipped: "Shipped", latency: Sequence[LatencyRow]) -> Artifact:
         bundle.file_entry(shipped.path, shipped.kind),
         accuracy_fraction=shipped.accuracy_fraction,
         max_abs_diff=shipped.max_abs_diff,
-        latency=tuple(_latency(row) for row in latency if row.file == shipped.path.name),
+        latency=tuple(replace(row, file=None) for row in latency if row.file == shipped.path.name),
         notes=packed if shipped.kind == "packed" else None,
     )
 
 
-def _latency(row: LatencyRow) -> Latency:
-    """The row without the file's name, under which it stands in the manifest."""
-    return Latency(**{key: value for key, value in vars(row).items() if key != "file"})
+def _refused(timings: Timings) -> list[tuple[str, str]]:
+    """What was to be timed, and why there is no figure of it."""
+    names = {provider: target for target, provider in TARGETS.items()}
+    return [
+        (f"{names.get(r.provider, r.provider)} at batch {r.batch}, {r.threads} thread(s)", r.reason)
+        for r in timings.refused
+    ]
 
 
 def data_entry(recipe: Recipe, data: Data) -> DataEntry:

@@ -23,7 +23,8 @@ class Bar:
     """One bar: its length, its whisker from low to high, and the words around it.
 
     style: `bar` (ours), `slow` (ours, and slower), `soft` (the baseline, other coders) or `faint`
-        (nothing was shown).
+        (nothing was shown); `busy` is drawn hatched (timed on a busy machine).
+    short: the words where there is no room for all of them.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Bar:
     style: str = "bar"
     low: float | None = None
     high: float | None = None
+    short: str | None = None
 
 
 class _Canvas:
@@ -72,15 +74,21 @@ def both(draw: Any, *arguments: Any) -> str:
     return f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>' if wide else ""
 
 
-def bars(rows: Sequence[Bar], label: str, width: int) -> str:
-    """Horizontal bars from zero, one scale for all; a missing value leaves its words."""
+def bars(rows: Sequence[Bar], label: str, width: int, band: tuple[float, float] | None = None) -> str:
+    """Horizontal bars from zero, one scale for all; a missing value leaves its words.
+
+    band: from where to where nothing is told apart; drawn behind the bars.
+    """
     known = [v for row in rows for v in (row.value, row.high) if v is not None]
     if not known or max(known) <= 0:
         return ""
     wide = width >= WIDE
-    left, room, pitch = (150.0, width - 150.0 - 215, 34) if wide else (0.0, float(width), 46)
+    left, room, pitch = (150.0, width - 150.0 - 265, 34) if wide else (0.0, float(width), 46)
     scale = room / max(known)
     canvas = _Canvas(width)
+    if band:
+        ends = [left + min(scale * end, room) for end in band]
+        canvas.rect(ends[0], 0, ends[1] - ends[0], len(rows) * pitch, "band")
     for index, row in enumerate(rows):
         top = index * pitch
         middle = top + (pitch / 2 if wide else 30)
@@ -88,12 +96,14 @@ def bars(rows: Sequence[Bar], label: str, width: int) -> str:
         end = scale * max(v for v in (row.value, row.high, 0) if v is not None)
         if row.value is not None:
             canvas.rect(left, middle - 7, max(scale * row.value, 1.5), 14, row.style, 'rx="2"')
+            if row.style == "busy":
+                _hatch(canvas, left, left + scale * row.value, middle)
         if row.low is not None and row.high is not None:
             _whisker(canvas, left + scale * row.low, left + scale * row.high, middle)
         if wide:
             canvas.text(left + end + 9, middle + 4, row.label, "muted")
         else:
-            canvas.text(width, top + 15, row.label, "muted", "end")
+            canvas.text(width, top + 15, row.short or row.label, "muted", "end")
     return canvas.svg(len(rows) * pitch, label)
 
 
@@ -103,23 +113,40 @@ def _whisker(canvas: _Canvas, low: float, high: float, middle: float) -> None:
         canvas.line(x, middle - 4, x, middle + 4, "whisker")
 
 
-def latency_bars(rows: Sequence[Timing]) -> list[Bar]:
-    """One bar a file: p50 with its interval, and the speedup with its own."""
-    slowest = max((row.p50_ms for row in rows if row.p50_ms is not None), default=None)
-    return [_latency_bar(row, units.time(row.p50_ms, like_ms=slowest)) for row in rows]
+def _hatch(canvas: _Canvas, left: float, right: float, middle: float) -> None:
+    """Slanting lines over a bar of 14 pixels: drawn one by one, for a pattern would be a link."""
+    x = left
+    while x < right:
+        run = min(14.0, right - x)
+        canvas.line(x, middle + 7, x + run, middle + 7 - run, "hatch")
+        x += 6
+
+
+def latency(rows: Sequence[Timing], noise: float | None, label: str, width: int) -> str:
+    """One bar a file: p50 with its interval, and the speed-up with its own; behind them the noise about 1x.
+
+    noise: fraction by which the baseline differs from itself; None: no band.
+    """
+    base = next((row.p50.middle for row in rows if row.speedup.middle is None), None)
+    band = None if base is None or noise is None else (base / (1 + noise), base * (1 + noise))
+    slowest = max((row.p50.middle for row in rows if row.p50.middle is not None), default=None)
+    return bars(
+        [_latency_bar(row, units.time(row.p50.middle, like_ms=slowest)) for row in rows], label, width, band
+    )
 
 
 def _latency_bar(row: Timing, p50: str) -> Bar:
-    words = p50
-    style = "soft" if row.speedup is None else "bar" if row.speedup >= 1 else "slow"
-    if row.speedup is not None:
-        words += f" · {units.times(row.speedup)}"
-        if row.speedup_low is not None and row.speedup_high is not None:
-            words += f" ({row.speedup_low:.2f}–{row.speedup_high:.2f})"
-        if not row.distinguishable:
-            # The interval makes way: on a phone there is no room for both.
-            words, style = f"{p50} · not distinguishable", "faint"
-    return Bar(row.file, row.p50_ms, words, style, row.low_ms, row.high_ms)
+    ratio, style = row.speedup.middle, "soft"
+    words = short = p50
+    if ratio is not None:
+        style = "bar" if ratio >= 1 else "slow"
+        words = f"{p50} · {row.speedup.told}"
+        short = words if not row.doubts else f"{p50} · {units.times(ratio)}"
+    if ratio is not None and not row.distinguishable:
+        words, short, style = p50, p50, "faint"
+    words, short = (" · ".join([text, *row.doubts]) for text in (words, short))
+    style = "busy" if row.busy is not None else style
+    return Bar(row.file, row.p50.middle, words, style, row.p50.low, row.p50.high, short)
 
 
 def trade(stages: Sequence[Mapping[str, Any]], width: int) -> str:

@@ -9,7 +9,7 @@ from tersor.files import written_aside
 from tersor.pipeline.show import manifest as summary
 from tersor.pipeline.show import units
 from tersor.pipeline.show.manifest import Json
-from tersor.pipeline.show.palette import ACCENT, INK, MUTED, PAPER, SOFT
+from tersor.pipeline.show.palette import ACCENT, ASH, INK, MUTED, PAPER, SOFT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes
@@ -92,37 +92,39 @@ def write_picture(path: Path, manifest: Json, stages: Sequence[Json]) -> None:
         sizes, accuracies, speeds = figure.subplots(1, 3, width_ratios=(5, 3.2, 3.6))
         longest = max((len(name) for name in _names(stages)), default=0)
         left = min(0.03 + 0.0066 * longest, 0.2)
-        figure.subplots_adjust(left=left, right=0.975, top=0.77, bottom=0.04, wspace=0.12)
+        figure.subplots_adjust(left=left, right=0.975, top=0.75, bottom=0.04, wspace=0.12)
         figure.text(0.02, 0.925, _title(manifest), fontsize=19, fontweight="bold")
-        figure.text(0.02, 0.868, _subtitle(manifest), fontsize=12, color=MUTED)
+        figure.text(0.02, 0.878, _subtitle(manifest), fontsize=12, color=MUTED)
+        figure.text(0.02, 0.838, summary.headline(manifest).stored, fontsize=12, color=MUTED)
         _draw_sizes(sizes, stages)
         _draw_accuracies(accuracies, stages)
         _draw_speeds(speeds, manifest)
 
 
 def _title(manifest: Json) -> str:
-    head = summary.headline(manifest)
-    said = [f"{units.times(head.ratio)} smaller"] if head.ratio is not None else []
-    said += [f"{units.times(head.speedup)} faster"] if head.speedup is not None else []
-    if head.accuracy_change is not None:
-        said.append(f"accuracy {units.points(head.accuracy_change)}")
-    return ", ".join(said) or str(manifest.get("name", "unnamed"))
+    """One file's size, speed and accuracy."""
+    head, said = summary.headline(manifest), list[str]()
+    file = head.file
+    if file is None:
+        return str(manifest.get("name", "unnamed"))
+    if file.ratio is not None:
+        said.append(f"{units.times(file.ratio)} smaller")
+    fast = head.timing is not None and head.timing.distinguishable
+    said.append(f"{head.speed} faster" if fast else f"speed {head.speed}")
+    if file.change is not None:
+        said.append(f"accuracy {units.points(file.change)}")
+    return f"{file.file}: {', '.join(said)}"
 
 
 def _subtitle(manifest: Json) -> str:
     head = summary.headline(manifest)
-    first, last = (
-        units.known(v)
-        for v in (
-            summary.at(manifest, "baseline", "bytes"),
-            summary.artifact(manifest, "packed", "fp32").get("bytes"),
-        )
+    base, file = head.base, head.file
+    sizes, accuracies = (
+        [getattr(f, key) if f else None for f in (base, file)] for key in ("bytes", "accuracy")
     )
-    parts = [str(manifest.get("name", "unnamed")), f"{units.size(first)} to {units.size(last)}"]
-    parts.append(f"test accuracy {units.share(head.accuracy_before)} to {units.share(head.accuracy_after)}")
-    if head.fastest:
-        accuracy = units.share(head.fastest_accuracy)
-        parts.append(f"fastest: {head.fastest} ({accuracy}), {head.fastest_where}")
+    parts = [str(manifest.get("name", "unnamed")), " to ".join(map(units.size, sizes))]
+    parts.append("test accuracy " + " to ".join(map(units.share, accuracies)))
+    parts += [head.place] if head.place else []
     return "  ·  ".join(parts)
 
 
@@ -176,31 +178,41 @@ def _draw_accuracies(axes: "Axes", stages: Sequence[Json]) -> None:
 
 
 def _draw_speeds(axes: "Axes", manifest: Json) -> None:
-    """The fastest file of each target, relative to the baseline."""
-    shown: list[tuple[str, summary.Timing]] = []
-    for target, rows in summary.timings(manifest).items():
-        best = summary.fastest(rows)
-        if best:
-            shown.append((summary.target_name(target), best))
-    shown = shown[:TARGETS_SHOWN]
-    _frame(axes, "speedup, p50 against the baseline", [""] * len(shown), labelled=False)
+    """The recommended file of each target and batch size, against the baseline; in grey the noise."""
+    picks = summary.picks(manifest)
+    shown = [(p, p.timing) for p in picks if p.timing and p.timing.speedup.middle][:TARGETS_SHOWN]
+    _frame(axes, "speed-up of the recommended file", [""] * len(shown), labelled=False)
     if not shown:
         axes.set_ylim(1, -1)
         axes.text(0, -0.9, units.NOT_MEASURED, color=MUTED)
         return
     axes.set_ylim(max(len(shown), 3) - 0.4, -0.6)
-    largest = max(best.speedup or 0 for _, best in shown)
-    axes.set_xlim(0, largest * 1.3)
-    for row, (name, best) in enumerate(shown):
-        _speed_bar(axes, row, f"{name}: {best.file}", best, largest)
+    largest = max(row.decisive.high or row.decisive.middle or 0 for _, row in shown)
+    axes.set_xlim(0, largest * 1.45)
+    for index, (pick, row) in enumerate(shown):
+        axes.text(0, index - 0.3, f"{pick.place}: {pick.file}", fontsize=9, color=MUTED, va="center")
+        _speed_bar(axes, index, row, largest)
 
 
-def _speed_bar(axes: "Axes", row: int, name: str, best: summary.Timing, largest: float) -> None:
-    value = best.speedup or 0.0
-    axes.text(0, row - 0.3, name, fontsize=9, color=MUTED, va="center")
-    axes.barh(row, value, 0.3, color=ACCENT)
-    whisker: dict[str, Any] = {"color": INK, "linewidth": 1.2}
-    if best.speedup_low is not None and best.speedup_high is not None:
-        axes.plot([best.speedup_low, best.speedup_high], [row, row], **whisker)
-    end = max(value, best.speedup_high or 0) + largest * 0.03
-    axes.text(end, row, units.times(value), va="center", fontsize=11, fontweight="bold")
+def _speed_bar(axes: "Axes", index: int, row: summary.Timing, largest: float) -> None:
+    ratio = row.decisive
+    value = ratio.middle or 0.0
+    if row.busy is not None:
+        axes.barh(index, value, 0.3, facecolor=PAPER, edgecolor=ASH, hatch="///")
+    else:
+        axes.barh(index, value, 0.3, color=ACCENT if row.distinguishable else ASH)
+    if row.noise is not None:
+        left, right = 1 / (1 + row.noise), 1 + row.noise
+        axes.barh(index, right - left, 0.42, left=left, color=INK, alpha=0.22)
+    if ratio.low is not None and ratio.high is not None:
+        axes.plot([ratio.low, ratio.high], [index, index], color=INK, linewidth=1.2)
+    end = max(value, ratio.high or 0) + largest * 0.03
+    axes.text(end, index, units.times(value), va="center", fontsize=11, fontweight="bold")
+    axes.text(
+        0,
+        index + 0.28,
+        ", ".join([units.interval(ratio.low, ratio.high), *row.doubts]),
+        fontsize=9,
+        color=MUTED,
+        va="center",
+    )

@@ -4,7 +4,7 @@ The page is one file: it holds its style and its pictures, runs no script and lo
 from the same JSON it is the same, byte for byte.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from tersor.pipeline.show.manifest import Json, at, entries
 from tersor.pipeline.show.picture import write_picture
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 __all__ = ["before_after_table", "stage_table", "write_picture", "write_report"]
@@ -28,6 +29,8 @@ CODERS = (
     ("packed_bytes", "tersor"),
     ("entropy_bytes", "value entropy"),
 )
+CELLS = ("name", "size", "accuracy", "p50", "speedup", "in_turn")
+"""Of a line of the table of files; each a pair of words, the second small."""
 
 
 def write_report(
@@ -44,16 +47,44 @@ def write_report(
     write_whole(path, page)
 
 
-def before_after_table(manifest: Json) -> "Table":
-    """The before/after table for a terminal."""
+def before_after_table(manifest: Json) -> "Group":
+    """For a terminal: each file with its size, speed and accuracy together, then before and after."""
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{_name(manifest)}: before and after", title_justify="left")
+    head = summary.headline(manifest)
+    table = Table(title=Text(f"{_name(manifest)}: before and after"), title_justify="left")
     for column in ("", "before", "after", "change", "of"):
         table.add_column(column, justify="left" if column in ("", "of") else "right")
     for row in summary.before_after(manifest):
-        table.add_row(row.label, row.before, row.after, row.change, row.note)
+        table.add_row(*map(Text, (row.label, row.before, row.after, row.change, row.note)))
+    lines = [Text(words) for words in (head.stored, *map(_refused, summary.missing(manifest))) if words]
+    return Group(_file_table(manifest), table, *lines)
+
+
+def _file_table(manifest: Json) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(f"{_name(manifest)}: the files"), title_justify="left", show_lines=False)
+    sections = list(_sections(manifest))
+    on_device = any(line["on_device"] for _, _, lines in sections for line in lines)
+    names = ["file", "size", "accuracy", "p50 alone", "speed-up", "in turn", *["on device"] * on_device, ""]
+    for name in names:
+        table.add_column(name, justify="left" if name in ("file", "") else "right")
+    for title, noise, lines in sections:
+        table.add_section()
+        table.add_row(Text(f"{title}{f' (noise {noise})' if noise else ''}", style="italic"))
+        for line in lines:
+            cells = [*(line[key] for key in CELLS), *[line["on_device"]] * on_device, line["remark"]]
+            style = "dim" if line["busy"] else "bold" if line["taken"] else ""
+            table.add_row(*(Text("\n".join(filter(None, cell)), style=style) for cell in cells))
     return table
+
+
+def _refused(item: tuple[str, str]) -> str:
+    return f"{item[0]}: {units.NOT_MEASURED}: {item[1]}"
 
 
 def stage_table(stages: Sequence[Json]) -> "Table":
@@ -85,6 +116,11 @@ def _page(manifest: Json, stages: Sequence[Json], confusion: Mapping[str, Any] |
         "name": _name(manifest),
         "manifest": manifest,
         "head": summary.headline(manifest),
+        "sections": list(_sections(manifest)),
+        "on_device": any(row.device_ms is not None for rows in timings.values() for row in rows),
+        "picks": summary.picks(manifest),
+        "conditions": list(_conditions(manifest)),
+        "some_busy": any(row.busy is not None for rows in timings.values() for row in rows),
         "rows": summary.before_after(manifest),
         "files": list(_files(manifest)),
         "trade": Markup(charts.both(charts.trade, stages)),
@@ -93,8 +129,7 @@ def _page(manifest: Json, stages: Sequence[Json], confusion: Mapping[str, Any] |
         "coder_bars": Markup(_coder_bars(stages)),
         "latency": [(summary.target_name(t), Markup(_latency(t, rows))) for t, rows in timings.items()],
         "advice": _sentences(at(manifest, "advice")),
-        "not_measured": entries(manifest, "not_measured"),
-        "recommended": _items(at(manifest, "recommended")),
+        "not_measured": summary.missing(manifest),
         "gates": entries(manifest, "gates"),
         "parity": list(_flat(at(manifest, "parity"))),
         "environment": list(_flat(at(manifest, "environment"))),
@@ -117,25 +152,104 @@ def _known(stage: Json, key: str) -> float | None:
 
 
 def _files(manifest: Json) -> Iterator[dict[str, Any]]:
-    """The shipped files, the baseline first, each with its ratio and change against it."""
-    base = summary.baseline(manifest)
-    for entry in [base, *entries(manifest, "artifacts")]:
-        if not entry:
-            continue
-        number = {k: units.known(entry.get(k)) for k in ("bytes", "accuracy_fraction", "max_abs_diff")}
+    """What is checked of each shipped file."""
+    for file in summary.files(manifest):
         yield {
-            "file": entry.get("file") or "?",
-            "kind": entry.get("kind") or "",
-            "size": units.size(number["bytes"]),
-            "ratio": units.times(units.over(units.known(base.get("bytes")), number["bytes"])),
-            "accuracy": units.share(number["accuracy_fraction"]),
-            "change": units.points(
-                units.minus(number["accuracy_fraction"], units.known(base.get("accuracy_fraction")))
-            ),
-            "max_abs_diff": units.small(number["max_abs_diff"]),
-            "sha256": str(entry.get("sha256") or "")[:12],
-            "is_base": entry is base,
+            "file": file.file,
+            "kind": file.kind + (", before" if file.is_base else ""),
+            "bytes": units.NOT_MEASURED if file.bytes is None else f"{file.bytes:,.0f}",
+            "max_abs_diff": units.small(units.known(file.raw.get("max_abs_diff"))),
+            "sha256": str(file.raw.get("sha256") or "")[:12],
         }
+
+
+def _sections(manifest: Json) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    """(target, noise floor, a line for each file that can be run there)."""
+    files = [f for f in summary.files(manifest) if f.kind != "packed"]
+    picks, timings = summary.picks(manifest), summary.timings(manifest)
+    for target, rows in timings.items():
+        taken = {p.file for p in picks if p.setting == target}
+        noise = summary.noise(rows)
+        by_file = {row.file: row for row in rows}
+        lines = [_line(f, by_file.get(f.file), f.file in taken) for f in files]
+        yield summary.target_name(target), "" if noise is None else units.share(noise), lines
+    if not timings and files:
+        taken = {p.file for p in picks}
+        yield "speed: not measured", "", [_line(f, None, f.file in taken) for f in files]
+
+
+def _line(file: summary.File, row: summary.Timing | None, taken: bool) -> dict[str, Any]:
+    """Size, accuracy and speed of one file; pairs of words, the second small."""
+    none = ("–", "")
+    p50 = row.p50 if row else summary.Interval()
+    taken = taken and (row is None or row.busy is None)
+    remarks = [*["recommended"] * taken, *(row.doubts if row else [])]
+    return {
+        "name": (file.file, "before" if file.is_base else file.kind),
+        "size": (units.size(file.bytes), "" if file.is_base else f"{units.times(file.ratio)} smaller"),
+        "accuracy": (units.share(file.accuracy), "" if file.is_base else units.points(file.change)),
+        "p50": (units.time(p50.middle), units.time_interval(p50.low, p50.high, like_ms=p50.middle))
+        if row
+        else none,
+        "speedup": _pair(row.speedup, row.distinguishable) if row else none,
+        "in_turn": _pair(row.in_turn) if row else none,
+        "on_device": (units.time(row.device_ms), row.device.told if row.device.middle else "")
+        if row and row.device_ms is not None
+        else (),
+        "remark": tuple(remarks),
+        "busy": row is not None and row.busy is not None,
+        "taken": taken,
+    }
+
+
+def _pair(ratio: summary.Interval, shown: bool = True) -> tuple[str, str]:
+    """A ratio and its interval; the interval alone where it shows no difference."""
+    if ratio.middle is None or not shown:
+        return "–", units.interval(ratio.low, ratio.high)
+    return units.times(ratio.middle), units.interval(ratio.low, ratio.high)
+
+
+def _conditions(manifest: Json) -> Iterator[tuple[str, list[str]]]:
+    """What the clock saw, a row for each sign and a column for each setting; the first row names these."""
+    seen = entries(manifest, "clock")
+    if not seen:
+        return
+    yield "", [summary.target_name(summary.setting_of(line)) for line in seen]
+    for label, tell in CONDITIONS:
+        yield label, [tell(line) for line in seen]
+
+
+def _sign(key: str, form: str) -> Callable[[Json], str]:
+    """A number that the clock saw, in words."""
+
+    def told(line: Json) -> str:
+        """The number, or that this system does not tell it."""
+        value = units.known(line.get(key))
+        return "not told" if value is None else form.format(value)
+
+    return told
+
+
+def _sittings(line: Json) -> str:
+    kept, thrown = (_known(line, key) for key in ("sittings", "busy_sittings"))
+    if kept is None:
+        return "not told"
+    return f"{kept:.0f}" + (f", {thrown:.0f} thrown away" if thrown else "")
+
+
+CONDITIONS: Sequence[tuple[str, Callable[[Json], str]]] = (
+    ("load before", _sign("load", "{:.2f}")),
+    ("processors", _sign("processors", "{:.0f}")),
+    ("used by others", _sign("others", "{:.2f}")),
+    ("governor", lambda line: str(line.get("governor") or "not told")),
+    ("share of time had", _sign("share", "{:.1%}")),
+    ("involuntary switches a second", _sign("involuntary_switches_per_s", "{:.1f}")),
+    ("taken by the hypervisor", _sign("stolen", "{:.1%}")),
+    ("noise floor", _sign("noise_fraction", "{:.1%}")),
+    ("sittings", _sittings),
+    ("fed", lambda line: str(line.get("fed") or "not told")),
+)
+"""Label and words of each sign."""
 
 
 def _ledger(stages: Sequence[Json]) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
@@ -162,7 +276,7 @@ def _coder_bars(stages: Sequence[Json]) -> str:
 
 def _latency(target: summary.Target, rows: Sequence[summary.Timing]) -> str:
     label = f"Latency p50 on {summary.target_name(target)}"
-    return charts.both(charts.bars, charts.latency_bars(rows), label)
+    return charts.both(charts.latency, rows, summary.noise(rows), label)
 
 
 def _matrices(confusion: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
@@ -203,10 +317,6 @@ def _recall(matrix: Sequence[Sequence[int]] | None, label: int) -> float | None:
     if not matrix or not sum(matrix[label]):
         return None
     return matrix[label][label] / sum(matrix[label])
-
-
-def _items(source: Any) -> list[tuple[str, Any]]:
-    return list(source.items()) if isinstance(source, Mapping) else []
 
 
 def _flat(source: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

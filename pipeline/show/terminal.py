@@ -7,26 +7,65 @@ from typing import Any
 from rich.table import Table
 
 from tersor.export.bundle.verify import Check
+from tersor.export.timing.benchmark import Timings
+from tersor.export.timing.latency import LatencyRow, ratio_told
 
 
-def latency_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One line a file, batch size and thread count."""
-    table = Table(title="latency, interleaved; x is against the first file, 95 % interval")
-    for column in ("file", "provider", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "images/s", "x"):
+def latency_table(rows: Sequence[LatencyRow]) -> Table:
+    """One line a file, batch size and thread count; the device's columns only where it was timed."""
+    on_device = any(row.device_p50_ms is not None for row in rows)
+    table = Table(title="latency alone, and its ratio in turn; x is against the first file, 95 % interval")
+    columns = [
+        "file",
+        "provider",
+        "batch",
+        "threads",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "images/s",
+        "x",
+        "in turn",
+    ]
+    for column in columns + (["device ms", "device x"] if on_device else []):
         table.add_column(column, justify="left" if column in ("file", "provider") else "right")
     for row in rows:
-        ratio = f"{row['speedup']:.2f} [{row['speedup_low']:.2f}, {row['speedup_high']:.2f}]"
-        numbers = [f"{row[k]:.4g}" for k in ("p50_ms", "p90_ms", "p99_ms")]
-        table.add_row(
-            Path(row["file"]).name,
-            row["provider"].removesuffix("ExecutionProvider"),
-            str(row["batch"]),
-            str(row["threads"]),
-            *numbers,
-            f"{row['throughput_per_s']:,.0f}",
-            ratio if row["distinguishable"] else f"{ratio} not distinguishable",
-        )
+        ratio = ratio_told(row.speedup_low, row.speedup, row.speedup_high, "")
+        in_turn = ratio_told(row.in_turn_speedup_low, row.in_turn_speedup, row.in_turn_speedup_high, "")
+        device = ratio_told(row.device_speedup_low, row.device_speedup, row.device_speedup_high, "")
+        cells = [f"{ms:.4g}" for ms in (row.p50_ms, row.p90_ms, row.p99_ms)]
+        cells += [f"{row.throughput_per_s:,.0f}", ratio + _doubts(row), in_turn]
+        if on_device:
+            cells += ["" if row.device_p50_ms is None else f"{row.device_p50_ms:.4g}", device]
+        place = row.provider.removesuffix("ExecutionProvider")
+        table.add_row(Path(row.file or "").name, place, str(row.batch), str(row.threads), *cells)
     return table
+
+
+def conditions_told(timed: Timings) -> list[str]:
+    """What the clock saw, a sentence for each setting; and what was not measured."""
+    lines = []
+    for seen in timed.conditions:
+        thrown = f", {seen.busy_sittings} thrown away because others ran" if seen.busy_sittings else ""
+        lines.append(
+            f"batch {seen.batch}, {seen.threads} thread(s): first file against itself within "
+            f"{100 * seen.noise_fraction:.1f} %, {seen.sittings} sittings{thrown}; fed {seen.fed}"
+        )
+    lines += [
+        f"batch {refused.batch}, {refused.threads} thread(s): not measured: {refused.reason}"
+        for refused in timed.refused
+    ]
+    return lines
+
+
+def _doubts(row: LatencyRow) -> str:
+    doubts = [
+        ("not distinguishable", not row.distinguishable and row.speedup != 1.0),
+        ("wide", row.narrow is False),
+        ("machine busy", row.busy is not None),
+    ]
+    told = [word for word, holds in doubts if holds]
+    return f" {', '.join(told)}" if told else ""
 
 
 def ledger_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -62,6 +62,19 @@ def times(ratio: float | None) -> str:
     return NOT_MEASURED if _missing(ratio) else f"{_three(_number(ratio))}×"
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """A ratio's 95 % interval: [1.46, 1.55]; empty where an end is missing."""
+    return "" if _missing(low) or _missing(high) else f"[{_number(low):.2f}, {_number(high):.2f}]"
+
+
+def time_interval(low_ms: float | None, high_ms: float | None, *, like_ms: float | None) -> str:
+    """The interval of a time, in the unit that `like_ms` has: [12.1, 16.9]; empty where an end is missing."""
+    if _missing(low_ms) or _missing(high_ms):
+        return ""
+    ends = (time(ms, like_ms=like_ms).split(" ")[0] for ms in (low_ms, high_ms))
+    return f"[{', '.join(ends)}]"
+
+
 def rate(per_second: float | None) -> str:
     """Images per second."""
     text = count(per_second)

@@ -174,15 +174,16 @@ class Clock:
             files = {name: Path(folder) / f"{name}.onnx" for name in ("baseline", "network")}
             export_onnx(self.baseline, files["baseline"])
             export_onnx(network, files["network"])
-            rows = benchmark(
+            timed = benchmark(
                 files,
                 "cpu",
                 baseline="baseline",
                 batches=(self.batch,),
                 threads=(self.threads,),
                 seconds_per_model=SECONDS_PER_MODEL,
+                force=True,  # what it decides is held against the clock again, by deploy
             )
-        baseline, candidate = (row.p50_ms for row in rows)
+        baseline, candidate = (row.p50_ms for row in timed.rows)
         self.baseline_ms = self.baseline_ms or baseline
         return candidate * self.baseline_ms / baseline
 

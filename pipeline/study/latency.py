@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tersor.errors import BadInput, Unavailable
-from tersor.export.timing.benchmark import LatencyRow, benchmark
+from tersor.export.timing.benchmark import benchmark
+from tersor.export.timing.latency import LatencyRow
 from tersor.files import sha256_of
 from tersor.pipeline.study import engine
 from tersor.pipeline.study.file import Latency
@@ -87,13 +88,14 @@ def _time(
     """A row for each model, or why there is none."""
     named = {"reference": reference, **models}
     try:
-        rows = benchmark(
+        timed = benchmark(
             named,
             settings.target,
             baseline="reference",
             batches=(settings.batch,),
             threads=(1,),
             seconds_per_model=settings.seconds_per_model,
+            same_inputs=False,  # the size of the images may be what is studied
             progress=progress,
         )
     except (BadInput, Unavailable) as error:
@@ -102,7 +104,10 @@ def _time(
         # perhaps only one of them cannot be timed: each by itself, so that the others are
         alone = [_time(settings, reference, {name: path}, progress) for name, path in models.items()]
         return {name: row for rows in alone for name, row in rows.items()}
-    return {row.file: row for row in rows if row.file in models}
+    refused = {f"not measured: {refused.reason}" for refused in timed.refused}
+    if refused:
+        return dict.fromkeys(models, refused.pop())
+    return {str(row.file): row for row in timed.rows if row.file in models}
 
 
 def _metrics(row: LatencyRow) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """What `import tersor` offers for files that ship: read, checked, timed and run without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +13,8 @@ from tersor.export.codec.form_choice import Coder
 from tersor.export.codec.ledger import LedgerRow
 from tersor.export.codec.ledger import inspect as ledger_of
 from tersor.export.codec.pack import PackReport
-from tersor.export.timing.benchmark import LatencyRow, time_files
+from tersor.export.timing.benchmark import time_files
+from tersor.export.timing.latency import LatencyRow
 from tersor.export.timing.packed import load as load_packed
 from tersor.export.timing.providers import open_session
 from tersor.pipeline.data.load import Data
@@ -103,14 +104,28 @@ def benchmark(
     models: Sequence[AnyPath],
     *,
     target: Literal["cpu", "cuda"] = "cpu",
-    batch: Sequence[int] = (1, 64),
+    batch: Sequence[int] | None = None,
     threads: Sequence[int] = (1,),
     seconds: float = 2.0,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    force: bool = False,
 ) -> list[LatencyRow]:
-    """Time .onnx and .tsr files against the first one, interleaved in one process.
+    """Time .onnx and .tsr files against the first one, alone and in turn, in this process.
+
+    Args:
+        models: files; the first is what the speed-ups divide. The same file twice shows the clock's noise.
+        target: where.
+        batch: images per run; None: 1 and 64, or the files' where it is fixed.
+        threads: intra-op threads.
+        seconds: spent on each file at each batch and number of threads, at least.
+        shapes: input name -> its shape, where it has free dimensions beside the batch.
+        force: keep what was timed on a busy machine; the rows say so in `busy`.
 
     Raises:
-        BadInput: a file is missing or damaged. Unavailable: the target is not there.
+        BadInput: a file is missing or damaged. Unavailable: the target is not there, or the machine was busy.
     """
     paths = [Path(model) for model in models]
-    return time_files(paths, target, batches=batch, threads=threads, seconds=seconds)
+    timed = time_files(
+        paths, target, batches=batch, threads=threads, seconds=seconds, shapes=shapes, force=force
+    )
+    return list(timed.needed())

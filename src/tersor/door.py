@@ -150,6 +150,7 @@ def deploy(
     set: Mapping[str, Any] | None = None,
     dist: AnyPath = "dist",
     require: Sequence[str] = (),
+    force: bool = False,
     quiet: bool = False,
 ) -> Bundle:
     """Turn a finished run into a checked bundle: ONNX files, parity, accuracy, timing, report.
@@ -160,6 +161,7 @@ def deploy(
         set: settings of `deploy` and `gates`, by their dotted names.
         dist: the folder of bundles.
         require: targets that must be timed, such as "cuda".
+        force: keep times that were taken on a busy machine, marked.
         quiet: no progress.
 
     Raises:
@@ -169,7 +171,13 @@ def deploy(
     path = None if data is None or isinstance(data, Data) else Path(data)
     recipe = read_recipe(run.folder / run_folder.RECIPE, as_overrides(set or {}), path)
     folder, _ = second_story.deploy(
-        recipe, Store(run.folder.parent), Path(dist), data=handed_over, require=require, quiet=quiet
+        recipe,
+        Store(run.folder.parent),
+        Path(dist),
+        data=handed_over,
+        require=require,
+        force=force,
+        quiet=quiet,
     )
     return Bundle(folder)
 

@@ -34,6 +34,7 @@ def serve() -> None:
     os.dup2(2, 1)  # libraries print while they are imported
     for name in HEAVY:
         importlib.import_module(name)
+    _count_as_quiet()
     answers.write(json.dumps({"ready": True}) + "\n")
     for line in sys.stdin:
         request = json.loads(line)
@@ -42,6 +43,14 @@ def serve() -> None:
         else:
             answer = {"code": _wait(request["wait"], request["seconds"])}
         answers.write(json.dumps(answer) + "\n")
+
+
+def _count_as_quiet() -> None:
+    """Commands are run beside other tests, and would refuse to time anything."""
+    from tersor.export.timing import benchmark, clock
+
+    benchmark.MOST_SITTINGS = benchmark.FEWEST_SITTINGS
+    clock.Signs.busy = lambda *_, **__: None  # type: ignore[assignment, misc]
 
 
 def _start(

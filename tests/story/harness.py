@@ -49,10 +49,18 @@ class Outcome:
         return "\n".join(lines[starts[0] :]) if starts else ""
 
 
+AS_QUIET = (
+    "import runpy; from tersor.export.timing import benchmark, clock; "
+    "clock.Signs.busy = lambda *_, **__: None; benchmark.MOST_SITTINGS = benchmark.FEWEST_SITTINGS; "
+    "runpy.run_module('tersor.pipeline', run_name='__main__', alter_sys=True)"
+)
+"""The command as it is, but that it takes the machine for quiet: beside other tests it would time nothing."""
+
+
 def tersor(*arguments: object, cwd: Path, environment: Mapping[str, str] | None = None) -> Outcome:
     """Run `python -m tersor.pipeline ...` in a fresh interpreter."""
     done = subprocess.run(
-        [sys.executable, "-m", "tersor.pipeline", *map(str, arguments)],
+        [sys.executable, "-c", AS_QUIET, *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, **QUIET_ENVIRONMENT, **(environment or {})},
         capture_output=True,

@@ -1,23 +1,25 @@
 """Advice says what was measured: slower, no faster, or how much faster, and nothing of what was not."""
 
+from dataclasses import replace
+
 from tersor.export.bundle.advice import advise
 from tersor.export.bundle.card import model_card
 from tersor.export.bundle.manifest import (
     Artifact,
     Input,
     Int8,
-    Latency,
     Manifest,
     NotMeasured,
     Parity,
 )
+from tersor.export.timing.latency import LatencyRow
 from tersor.models.preprocessing import Preprocessing
 
 
 def row(
     p50: float, *, batch: int = 1, spread: float = 0.01, provider: str = "CPUExecutionProvider"
-) -> Latency:
-    return Latency(
+) -> LatencyRow:
+    return LatencyRow(
         provider,
         batch,
         threads=1,
@@ -35,7 +37,7 @@ def row(
     )
 
 
-def entry(file: str, kind: str, *rows: Latency) -> Artifact:
+def entry(file: str, kind: str, *rows: LatencyRow) -> Artifact:
     return Artifact(file, kind, 9, "0" * 64, latency=rows)
 
 
@@ -64,6 +66,11 @@ def test_batches_are_compared_each_with_its_own_and_what_was_not_timed_is_left_o
     assert "3.00x as fast" in found[0]
     assert advise([plain], ["cpu"]) == []
     assert advise([entry("model.onnx", "fp32"), entry("q.onnx", "int8")], ["cpu"]) == []
+
+
+def test_what_was_timed_on_a_busy_machine_is_no_ground_for_advice() -> None:
+    busy = replace(row(0.2), busy="100 involuntary switches a second")
+    assert advise([entry("model.onnx", "fp32", row(0.4)), entry("q.onnx", "int8", busy)], ["cpu"]) == []
 
 
 def test_the_card_says_what_stayed_in_float_and_what_the_timing_means() -> None:

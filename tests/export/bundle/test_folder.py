@@ -10,15 +10,16 @@ import pytest
 
 from tersor.errors import BadInput, Unavailable
 from tersor.export.bundle import folder as bundle
-from tersor.export.bundle.folder import file_entry, model_card, read_manifest, recommend, write_bundle
-from tersor.export.bundle.manifest import Artifact, Latency, Manifest
+from tersor.export.bundle.folder import file_entry, model_card, read_manifest, write_bundle
+from tersor.export.bundle.manifest import Artifact, Manifest
+from tersor.export.timing.latency import LatencyRow
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 def row(speedup, *, distinguishable=True, provider=CPU, batch=1, spread=0.01):
     p50 = 1 / speedup
-    return Latency(
+    return LatencyRow(
         provider,
         batch,
         threads=1,
@@ -198,9 +199,9 @@ def test_card_tells_the_measured_numbers_and_what_was_not_measured():
     card = model_card(manifest())
     for words in (
         "31.2 times smaller",
-        "| `model.onnx` | fp32 | 100 | 97.22 % | 1e-06 |",
+        "| `model.onnx` | fp32 | 100 | 1.00 | 97.22 % | +0.00 points | 1e-06 |",
         "2.50x",
-        "Measured on a CPU, VNNI. All files",
+        "Measured on a CPU, VNNI. Speed-up is",
         "Data: digits (images: train 1,000, test 360; split seed 3).",
         "1.00x [0.99, 1.01] (not distinguishable)",
         "cuda: no GPU here",
@@ -220,7 +221,7 @@ def test_card_says_nothing_of_what_is_missing():
     )
     card = model_card(bare)
     assert "## Latency" not in card
-    assert "| `baseline.onnx` | fp32 | 100 | not measured |" in card
+    assert "| `baseline.onnx` | fp32 | 100 | 1.00 | not measured |" in card
 
 
 def test_the_cards_code_runs_and_preprocesses_as_tersor_does(plain_onnx, tmp_path, make_images, monkeypatch):
@@ -240,60 +241,6 @@ def test_the_cards_code_runs_and_preprocesses_as_tersor_does(plain_onnx, tmp_pat
     assert np.array_equal(names["classes"], predictions(open_session(plain_onnx, "cpu"), inputs))
 
 
-def test_the_fastest_distinguishable_file_is_recommended_per_target():
-    artifacts = [
-        entry("model.onnx", "fp32", row(2.0), row(1.5, provider=CUDA)),
-        entry("model.int8.onnx", "int8", row(3.0), row(0.5, provider=CUDA), row(9.0, batch=64)),
-    ]
-    chosen = recommend(artifacts, ["cpu", "cuda"])
-    assert (chosen["cpu"].file, chosen["cpu"].speedup) == ("model.int8.onnx", 3.0)
-    assert (chosen["cuda"].file, chosen["cuda"].batch) == ("model.onnx", 1)
-    assert "3.00x the baseline" in chosen["cpu"].why
-
-
-def test_a_file_that_broke_a_gate_or_is_not_distinguishable_is_not_recommended():
-    artifacts = [
-        entry("model.onnx", "fp32", row(1.01, distinguishable=False)),
-        entry("model.int8.onnx", "int8", row(3.0)),
-    ]
-    chosen = recommend(artifacts, ["cpu"], failed=["model.int8.onnx"])["cpu"]
-    assert (chosen.file, chosen.speedup) == ("model.onnx", 1.01)
-    assert "distinguishably faster" in chosen.why
-
-
-@pytest.mark.parametrize("speedup", [0.5, 0.9])
-def test_a_file_that_is_surely_slower_than_the_baseline_is_never_recommended(speedup):
-    artifacts = [
-        entry("model.onnx", "fp32", row(1.01, distinguishable=False)),
-        entry("model.int8.onnx", "int8", row(speedup)),
-    ]
-    chosen = recommend(artifacts, ["cpu"])["cpu"]
-    assert (chosen.file, chosen.speedup) == ("model.onnx", 1.01)
-    assert "distinguishably faster" in str(chosen.why)
-
-
-def test_where_all_files_are_slower_the_default_is_recommended_with_its_own_speedup():
-    """The fastest of the slow ones is no recommendation."""
-    artifacts = [entry("model.onnx", "fp32", row(0.6)), entry("model.int8.onnx", "int8", row(0.8))]
-    chosen = recommend(artifacts, ["cpu"])["cpu"]
-    assert (chosen.file, chosen.speedup) == ("model.onnx", 0.6)
-
-
-def test_of_files_as_fast_the_closest_then_the_smallest_is_recommended():
-    artifacts = [
-        entry("model.onnx", "fp32", row(2.00), size=900),
-        entry("model.lowbit.onnx", "lowbit", row(1.99), size=200),
-        entry("model.int8.onnx", "int8", row(2.005), size=300, diff=0.1),
-    ]
-    assert recommend(artifacts, ["cpu"])["cpu"].file == "model.lowbit.onnx"
-
-
-def test_a_target_without_measurements_gets_the_default_and_says_so():
-    chosen = recommend([entry("model.onnx", "fp32", row(2.0))], ["cuda"])["cuda"]
-    assert (chosen.file, chosen.speedup) == ("model.onnx", None)
-    assert "nothing was measured on cuda" in chosen.why
-
-
 def test_the_licence_is_that_of_the_weights(tmp_path):
     write_bundle(tmp_path / "mit", {"a": b"1"}, manifest(licence="MIT"))
     assert (tmp_path / "mit" / "LICENSE").read_text() == "Licence of the weights: MIT.\n"
@@ -305,3 +252,8 @@ def test_the_licence_is_that_of_the_weights(tmp_path):
 def test_a_speedup_in_the_card_has_its_interval():
     timed = entry("model.onnx", "fp32", row(2.5, spread=0.1))
     assert "2.50x [2.40, 2.60]" in model_card(replace(manifest(), artifacts=(timed,)))
+
+
+def test_the_card_marks_times_of_a_busy_machine():
+    timed = entry("model.onnx", "fp32", replace(row(2.5), busy="90 switches", narrow=False))
+    assert "(wide, machine busy: 90 switches)" in model_card(replace(manifest(), artifacts=(timed,)))

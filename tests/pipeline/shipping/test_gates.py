@@ -4,15 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from tersor.export.bundle.manifest import Artifact, Latency
+from tersor.export.bundle.manifest import Artifact
+from tersor.export.timing.latency import LatencyRow
 from tersor.pipeline.recipe.recipe import Gates
 from tersor.pipeline.shipping.gates import broken, check_gates, parity_gate
 
 
-def row(p50: float) -> Latency:
+def row(p50: float) -> LatencyRow:
     p50s = dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "p50_low_ms", "p50_high_ms"), p50)
     speedups = dict.fromkeys(("speedup", "speedup_low", "speedup_high"), 1.0)
-    return Latency(
+    return LatencyRow(
         "CPUExecutionProvider",
         batch=1,
         threads=1,

@@ -128,7 +128,7 @@ def test_a_networks_time_is_that_at_the_baselines_first_speed(monkeypatch: pytes
         timed = given_times(lambda file, slower=slower: slower * milliseconds[file.name])  # type: ignore[misc]
         monkeypatch.setattr(budget, "benchmark", timed)
         assert clock.time(make()) == pytest.approx(4.0)
-        assert clock.baseline_ms == 10.0
+        assert clock.baseline_ms == pytest.approx(10.0)
 
 
 def test_a_narrow_network_that_only_the_real_clock_finds_fast_meets_the_budget(
