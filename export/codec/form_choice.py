@@ -49,6 +49,9 @@ Coder = Literal["huffman", "static", "adaptive", "auto"]
 POOL_BYTES = 1 << 14
 """Larger pieces of general floats have code tables of their own; smaller ones share them in the pool."""
 
+_FREE = 0.9
+"""Share of distinct values from which on no codebook can pay: an entry takes about as much as a value."""
+
 _SAMPLE = 1 << 12
 _CLOSE_BITS = 400
 _CODEBOOK_ENTRY_BITS = 26
@@ -94,17 +97,16 @@ def encode_piece(piece: Piece, values: Patterns, coder: Coder = "huffman", *, in
 
     A lone form byte POOLED means that the caller puts the piece's planes into the pool.
     """
-    content = _content(piece, values, coder in ("static", "auto"))
-    candidates = sorted(_candidates(content), key=lambda c: c.bits)
-    most = candidates[0].bits * 1.03 + _CLOSE_BITS
-    best = min((_written(c) for c in candidates if c.bits <= most), key=len)
-    if coder in ("adaptive", "auto") and content.codebook is not None and len(content.others):
-        best = _adaptive(content, best if coder == "auto" else None) or best
-    floats = piece.is_float and piece.width == 4
-    if floats and not inner:
-        best = _scaled(piece, values, coder, len(best)) or best
-    general = best[0] & 15 == RAW or (best[0] == VALUES and best[1] == 0)
     small = piece.is_float and values.nbytes <= POOL_BYTES
+    floats = piece.is_float and piece.width == 4
+    if small and not inner and len(np.unique(values)) > _FREE * len(values):
+        # Free floats: only rows of products and grids can be shorter than the pool.
+        best, general, most = b"", True, int(_pooled_bytes(values))
+    else:
+        best = _best_form(piece, values, coder)
+        general, most = best[0] & 15 == RAW or (best[0] == VALUES and best[1] == 0), len(best)
+    if floats and not inner and (scaled := _scaled(piece, values, coder, most)) is not None:
+        best, general = scaled, False
     if floats and small and (grid := on_grid(values)) is not None:
         flags, coded = encode_grid(grid)
         most_bytes = _pooled_bytes(values) if general and not inner else len(best)
@@ -113,6 +115,17 @@ def encode_piece(piece: Piece, values: Patterns, coder: Coder = "huffman", *, in
     if general and small and not inner:
         return bytes([POOLED | _zero_planes(values) << 4])
     return best if len(best) <= values.nbytes else bytes([RAW]) + values.tobytes()
+
+
+def _best_form(piece: Piece, values: Patterns, coder: Coder) -> bytes:
+    """Return the shortest form that holds the patterns themselves."""
+    content = _content(piece, values, coder in ("static", "auto"))
+    candidates = sorted(_candidates(content), key=lambda c: c.bits)
+    most = candidates[0].bits * 1.03 + _CLOSE_BITS
+    best = min((_written(c) for c in candidates if c.bits <= most), key=len)
+    if coder in ("adaptive", "auto") and content.codebook is not None and len(content.others):
+        best = _adaptive(content, best if coder == "auto" else None) or best
+    return best
 
 
 def _pooled_bytes(values: Patterns) -> float:

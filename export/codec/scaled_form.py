@@ -90,7 +90,7 @@ def _steps(rows: NDArray[np.float32]) -> NDArray[np.float64]:
         found = np.where(np.isinf(least) & (most == 0), 0.0, np.inf)
         at = np.flatnonzero(np.isfinite(least) & np.isfinite(most))
         row, k = _promising(some[at], least[at])
-        for tried in range(1, MOST_STEPS + 1):  # the smallest k of a row first
+        for tried in np.unique(k).tolist():  # the smallest k of a row first
             here = row[k == tried]
             here = at[here][np.isinf(found[at[here]])]
             if len(here):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tersor.errors import BadInput, FormatError, TersorError, Unavailable
 from tersor.export.codec import pack as packing
 from tersor.export.codec import packed_model, tensor_coding
+from tersor.export.codec.container import TENSORS, write_container
 from tersor.export.codec.ledger import inspect
 from tersor.export.codec.onnx_spans import find_cuts, find_spans
 from tersor.export.codec.tensor_coding import NAMES
@@ -103,6 +105,27 @@ def every_kind():
     return model
 
 
+def every_new_form():
+    """A model whose packed file (coder static) has all that version 2 brought."""
+    rng = np.random.default_rng(7)
+    step = rng.uniform(0.01, 0.1, (40, 1)).astype(np.float32)
+    rows = rng.choice([-5, -3, 0, 3, 5], (40, 60), p=[0.05, 0.05, 0.8, 0.05, 0.05]).astype(np.float32) * step
+    rows[rows == 0] = 0
+    rows[7] = rng.normal(0, 1, 60)
+    arrays = {
+        "grid": rng.integers(-512, 512, 40).astype(np.float32) / 256,
+        "fields": (1000 + rng.integers(0, 64, 60)).astype(np.float32) / 8,
+        "rows": rows,
+        "pooled": rng.normal(0, 1, 50).astype(np.float32),
+        "skewed": (rng.random(3000) < 0.06).astype(np.uint8) * rng.integers(1, 5, 3000).astype(np.uint8),
+        "rows again": rows,
+    }
+    arrays["pooled again"] = arrays["pooled"]
+    arrays["pooled thrice"] = arrays["pooled"]
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    return _model(nodes, [numpy_helper.from_array(v, k) for k, v in arrays.items()], [1], [1])
+
+
 def _model(nodes, tensors, in_shape, out_shape):
     graph = helper.make_graph(
         nodes,
@@ -119,6 +142,54 @@ def test_the_model_of_every_kind_reaches_the_form_of_rounded_rows(tmp_path):
     source.write_bytes(every_kind().SerializeToString())
     packing.pack(source, packed)
     assert {row.name: row.form for row in inspect(packed)}["rounded"] == "scaled"
+
+
+def forms(tmp_path, data, coder):
+    """Return {tensor: form} of the packed model; it comes back byte for byte."""
+    (tmp_path / "a.tsr").write_bytes(packing.pack_bytes(data, coder=coder))
+    assert packing.unpack_bytes((tmp_path / "a.tsr").read_bytes()) == data
+    return {row.name: row.form for row in inspect(tmp_path / "a.tsr")}
+
+
+def test_the_model_of_new_forms_reaches_them_all(tmp_path):
+    found = forms(tmp_path, every_new_form().SerializeToString(), "static")
+    assert {"scaled rows", "grid", "copy", "byte-planes (pooled)"} <= set(found.values())
+    assert [found[name] for name in ("grid", "fields", "rows", "pooled")] == [
+        "grid",
+        "grid",
+        "scaled rows",
+        "byte-planes (pooled)",
+    ]
+
+
+def test_equal_tensors_are_coded_once_whatever_their_form(tmp_path):
+    found = forms(tmp_path, every_new_form().SerializeToString(), "huffman")
+    assert [found[name] for name in ("rows again", "pooled again", "pooled thrice")] == ["copy"] * 3
+    weights = np.random.default_rng(0).normal(0, 1, (50, 50)).astype(np.float32)
+    once, twice = (len(packing.pack_bytes(_weights_alone([weights] * n).SerializeToString())) for n in (1, 2))
+    assert twice < once + 60
+
+
+def test_a_copy_of_what_is_not_there_or_of_another_size_is_told():
+    first, second = np.ones(40, np.float32), np.arange(50, dtype=np.float32)
+    data = _weights_alone([first, second]).SerializeToString()
+    sections, _ = packed_model.encode_model(memoryview(data), find_spans(memoryview(data)), "huffman")
+    for copy, words, version in (
+        (b"\x0b\x01", "another size", 2),
+        (b"\x0b\x00", "copy of itself", 2),
+        (b"\x0b\x02", "out of range", 2),
+        (b"\x1b\x01", "unknown form", 2),
+        (b"\x0b\x01", "unknown form", 1),
+    ):
+        changed = {n: list(parts) for n, parts in sections.items()}
+        changed[TENSORS] = [sections[TENSORS][0], copy]
+        with pytest.raises(FormatError, match=words):
+            packing.unpack_bytes(write_container(len(data), zlib.crc32(data), changed, version))
+
+
+def _weights_alone(arrays):
+    tensors = [numpy_helper.from_array(v, f"w{i}") for i, v in enumerate(arrays)]
+    return _model([helper.make_node("Identity", ["x"], ["y"])], tensors, [1], [1])
 
 
 @pytest.mark.parametrize("make", [conv_net, every_kind])
