@@ -3,8 +3,8 @@
 python benchmarks/bench_coders.py [rounds]
 
 10 million symbols: 5 bits (32 values, H = 4.42 bits) and 90 % one symbol. zstd cannot be told to do without
-matches; level 1 finds next to none in these data. Medians of the rounds, in the thread's processor time; symbols
-are bytes.
+matches; level 1 finds next to none in these data. Medians of the rounds, in the thread's processor
+time; symbols are bytes.
 """
 
 import os

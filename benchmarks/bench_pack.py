@@ -3,8 +3,9 @@
     python benchmarks/bench_pack.py [FILE.onnx ...] [--coder huffman|static|adaptive|auto]
 
 Without files: ResNet-18 and ResNet-50 and VGG16-half with random weights, the latter also pruned to 90 % and
-shared with 4 bits. Each file is packed and unpacked twice in a process of its own, the second is shown (the
-first loads numba's compiled code), by the thread's processor time; memory is that second time's peak above what the process held before.
+shared with 4 bits. Each file is packed and unpacked
+twice in a process of its own, the second is shown (the first loads numba's compiled code), in the thread's
+processor time; memory is that second time's peak above what the process held before.
 """
 
 import argparse

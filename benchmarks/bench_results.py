@@ -32,6 +32,9 @@ def main() -> int:
     worse = 0
     print(f"{'result':<24}{'before':>10}{'after':>10}{'change':>9}")
     for folder in options.folders:
+        if not (folder / "model.tsr").is_file():
+            print(f"{folder.name:<24} keeps no packed file")
+            continue
         before = earlier(folder / "model.tsr", options.before)
         original = unpack_bytes(before)
         after = pack_bytes(original, coder=options.coder)

@@ -3,8 +3,8 @@
 python benchmarks/fuzz_pack.py --executions 1000000 [--seed 0]
 
 Half of the files get a digest that matches again, so that the parser behind it is reached; of these, half
-have one section changed and the lengths around it made to fit. Prints counts, the slowest decode, the process's peak of memory and, for
-every crash, the seed that makes it again; exits 1 after a crash.
+have one section changed and the lengths around it made to fit. Prints counts, the slowest decode, the
+process's peak of memory and, for every crash, the seed that makes it again; exits 1 after a crash.
 """
 
 import argparse

@@ -297,7 +297,7 @@ class Deploy(Settings):
     seconds_per_model: float = Field(
         1.0,
         gt=0,
-        description="least timing of one file at one batch size; 2.5 times as long where its interval is wide",
+        description="least timing of one file at one batch size; 2.5 times as long if its interval is wide",
     )
     calibration_images: int = Field(256, ge=1)
 

@@ -1,8 +1,10 @@
 """Packing: any bytes come back as they were, small models get small, damage and failed writes are told."""
 
+import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tersor.errors import BadInput, FormatError, TersorError, Unavailable
 from tersor.export.codec import pack as packing
 from tersor.export.codec import packed_model, tensor_coding
+from tersor.export.codec.bits import write_varint
 from tersor.export.codec.container import TENSORS, write_container
 from tersor.export.codec.ledger import inspect
 from tersor.export.codec.onnx_spans import find_cuts, find_spans
@@ -343,3 +346,30 @@ def test_every_model_of_onnx_own_test_data_comes_back():
         data = file.read_bytes()
         for coder in ("huffman", "auto"):
             assert packing.unpack_bytes(packing.pack_bytes(data, coder=coder)) == data, file
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_changed_cut_and_lying_version_2_files_are_told_in_bounded_memory(seed):
+    data = every_new_form().SerializeToString()
+    packed = packing.pack_bytes(data, coder="static")
+    rng = np.random.default_rng(seed)
+    told = 0
+    tracemalloc.start()
+    for _ in range(60):
+        changed, kind = bytearray(packed[:4] + packed[36:]), rng.integers(3)
+        place = int(rng.integers(8, len(changed)))
+        if kind == 0:
+            changed[place] ^= 1 << rng.integers(8)
+        elif kind == 1:
+            del changed[place:]
+        else:
+            changed[place : place + 2] = write_varint(int(2 ** rng.uniform(0, 62)))
+        digest = hashlib.sha256(changed).digest()  # made to fit, so that the parser behind it is reached
+        try:
+            assert packing.unpack_bytes(bytes(changed[:4] + digest + changed[4:]), max_bytes=1 << 20) == data
+        except FormatError:
+            told += 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert told > 50
+    assert peak < 64 << 20
