@@ -11,6 +11,9 @@ from tersor.errors import FormatError
 MAX_FIELD_BITS = 56
 """Widest bit field: with up to 7 bits of offset it still fits one 64-bit window."""
 
+VERSION = 2
+"""Of the packed format; all earlier ones are read for ever."""
+
 _CHUNK = 1 << 18
 
 
@@ -32,10 +35,12 @@ class ByteReader:
     Args:
         data: the bytes to read.
         where: what the bytes are, for messages ("section TENSORS").
+        version: of the format: what only a later one has is refused.
     """
 
-    def __init__(self, data: bytes | memoryview, where: str) -> None:
+    def __init__(self, data: bytes | memoryview, where: str, version: int = VERSION) -> None:
         self.data = memoryview(data)
+        self.version = version
         self.position = 0
         self.where = where
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tersor.errors import FormatError
-from tersor.export.codec import huffman
+from tersor.export.codec import blocks, huffman
 from tersor.export.codec.bits import ByteReader
 from tersor.export.codec.onnx_dictionary import DICTIONARY
 
@@ -22,18 +22,18 @@ _THOROUGH_BYTES = 1 << 22
 _MAX_WINDOW = 1 << 23
 
 
-def encode_bytes(values: NDArray[np.uint8]) -> tuple[bool, bytes]:
-    """Return (is Huffman, coded bytes) of [n] bytes, the smaller of a Huffman block and the bytes."""
+def encode_bytes(values: NDArray[np.uint8], *, with_static: bool = False) -> tuple[bool, bytes]:
+    """Return (is a block, coded bytes) of [n] bytes, the smaller of a block and the bytes."""
     if not len(values):
         return False, b""
-    block = huffman.encode(values)
+    block = blocks.encode(values, with_static=with_static)
     return (True, block) if len(block) < len(values) else (False, values.tobytes())
 
 
-def decode_bytes(source: ByteReader, count: int, is_huffman: bool) -> NDArray[np.uint8]:
+def decode_bytes(source: ByteReader, count: int, is_block: bool) -> NDArray[np.uint8]:
     """Return the [count] bytes that `encode_bytes` coded; FormatError when they are damaged."""
-    if is_huffman and count:
-        return huffman.decode(source, count, 256)[0]
+    if is_block and count:
+        return blocks.decode(source, count, 256)
     return np.frombuffer(source.take(count), np.uint8)
 
 
@@ -61,7 +61,7 @@ def decompress(packed: bytes | memoryview, size: int, where: str) -> bytes:
     if method == RAW:
         data = bytes(source.take(size))
     elif method == HUFFMAN:
-        data = decode_bytes(source, size, True).tobytes()
+        data = huffman.decode(source, size, 256)[0].tobytes() if size else b""
     elif method in (DEFLATE, LZMA, BZIP2):
         data = _inflate(source, method, size)
     else:

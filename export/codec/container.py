@@ -1,7 +1,7 @@
 """The packed file `.tsr`: magic, version, digest, sizes, and sections, with strict limits.
 
     3 bytes   "TSR"
-    1 byte    format version, 1
+    1 byte    format version, 1 or 2: the least that has all that the file needs
     32 bytes  SHA-256 over all other bytes of the file (the 4 before it, then everything behind it)
     varint    size of the original file in bytes
     4 bytes   CRC-32 of the original file, little-endian
@@ -16,11 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tersor.errors import FormatError
-from tersor.export.codec.bits import ByteReader, write_varint
+from tersor.export.codec.bits import VERSION, ByteReader, write_varint
 from tersor.export.codec.byte_coding import check_size
 
 MAGIC = b"TSR"
-VERSION = 1
 MAX_BYTES = 1 << 30
 """Default limit for the declared output: 1 GiB."""
 
@@ -34,27 +33,31 @@ _MOST = 1 << 62
 
 @dataclass(frozen=True)
 class Container:
-    """What a packed file says: size and CRC-32 of the original, and its sections by number (not copied)."""
+    """What a packed file says: size and CRC-32 of the original, its sections (not copied), its version."""
 
     original_bytes: int
     crc32: int
     sections: Mapping[int, memoryview]
+    version: int = VERSION
 
 
-def write_container(original_bytes: int, crc32: int, sections: Mapping[int, list[bytes]]) -> bytes:
+def write_container(
+    original_bytes: int, crc32: int, sections: Mapping[int, list[bytes]], version: int = VERSION
+) -> bytes:
     """Return the bytes of the packed file.
 
     Args:
         original_bytes, crc32: size and CRC-32 of the original.
         sections: each section's payload in parts. The lists are emptied while the file is put together, so
             that a large model is not held twice.
+        version: of the format.
 
     Raises:
         ValueError: a set of sections that no reader accepts.
     """
     if set(sections) not in _ALLOWED:
         raise ValueError(f"sections {sorted(sections)} do not make a file")
-    head = MAGIC + bytes([VERSION])
+    head = MAGIC + bytes([version])
     sizes = write_varint(original_bytes) + crc32.to_bytes(_CRC_BYTES, "little")
     heads = {n: bytes([n]) + write_varint(sum(map(len, sections[n]))) for n in sorted(sections)}
     parts = (part for n, start in heads.items() for part in (start, *sections[n]))
@@ -80,8 +83,10 @@ def read_container(data: bytes | memoryview, max_bytes: int = MAX_BYTES) -> Cont
         raise FormatError("this is no packed file", got=bytes(view[:3]), wanted=MAGIC, where="byte 0")
     if len(view) <= _DIGEST_END:
         raise FormatError("the packed file ends too early", got=f"{len(view)} bytes", where="header")
-    if view[3] != VERSION:
-        raise FormatError("unknown version of the packed format", got=view[3], wanted=VERSION, where="byte 3")
+    if not 1 <= view[3] <= VERSION:
+        raise FormatError(
+            "unknown version of the packed format", got=view[3], wanted=f"1..{VERSION}", where="byte 3"
+        )
     if _digest(view[:4], view[_DIGEST_END:]) != view[4:_DIGEST_END]:
         raise FormatError(
             "the packed file is damaged: its SHA-256 does not match",
@@ -93,7 +98,7 @@ def read_container(data: bytes | memoryview, max_bytes: int = MAX_BYTES) -> Cont
     size = source.varint(_MOST)
     check_size(size, max_bytes, f"header, byte {_DIGEST_END}")
     crc32 = int.from_bytes(source.take(_CRC_BYTES), "little")
-    return Container(size, crc32, _read_sections(source))
+    return Container(size, crc32, _read_sections(source), view[3])
 
 
 def _read_sections(source: ByteReader) -> dict[int, memoryview]:

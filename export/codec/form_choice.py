@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tersor.export.codec.adaptive_form import encode_adaptive
 from tersor.export.codec.bits import write_varint
-from tersor.export.codec.byte_coding import compress
+from tersor.export.codec.byte_coding import compress, encode_bytes
+from tersor.export.codec.grid_form import encode_grid, on_grid
 from tersor.export.codec.scaled_form import split_scales
 from tersor.export.codec.sparse_forms import (
     FINENESS,
@@ -29,10 +30,12 @@ from tersor.export.codec.sparse_forms import (
 from tersor.export.codec.tensor_coding import (
     ADAPTIVE,
     BITMAP,
+    GRID,
     JOINT,
     POOLED,
     RAW,
     RELATIVE,
+    ROWS,
     SCALED,
     STRINGS,
     VALUES,
@@ -41,10 +44,13 @@ from tersor.export.codec.tensor_coding import (
 from tersor.export.codec.value_coding import MAX_CODEBOOK, Patterns, encode_values, split_planes
 from tersor.export.codec.views import View, cropped, to_view
 
-Coder = Literal["huffman", "adaptive", "auto"]
+Coder = Literal["huffman", "static", "adaptive", "auto"]
 
 POOL_BYTES = 1 << 14
 """Larger pieces of general floats have code tables of their own; smaller ones share them in the pool."""
+
+_FREE = 0.9
+"""Share of distinct values from which on no codebook can pay: an entry takes about as much as a value."""
 
 _SAMPLE = 1 << 12
 _CLOSE_BITS = 400
@@ -76,31 +82,55 @@ class Content:
     positions: NDArray[np.int64]
     others: Patterns
     codebook: Patterns | None
+    with_static: bool
 
 
-def encode_piece(piece: Piece, values: Patterns, coder: Coder = "huffman") -> bytes:
+def encode_piece(piece: Piece, values: Patterns, coder: Coder = "huffman", *, inner: bool = False) -> bytes:
     """Return a form byte (form | flags << 4) and the coded piece, at most 1 byte longer than the piece.
 
     Args:
         piece: the shape.
         values: [piece.count] patterns of piece.width bytes.
-        coder: "huffman"; "adaptive": context-adaptive range coding of every piece it can code; "auto": of
-            those that it makes smaller.
+        coder: "huffman"; "static": tANS wherever it makes a block smaller; "adaptive": context-adaptive range
+            coding of every piece it can code; "auto": whatever is smaller.
+        inner: the piece is part of another one's record, so it is neither pooled nor scaled.
 
     A lone form byte POOLED means that the caller puts the piece's planes into the pool.
     """
-    content = _content(piece, values)
+    small = piece.is_float and values.nbytes <= POOL_BYTES
+    floats = piece.is_float and piece.width == 4
+    if small and not inner and len(np.unique(values)) > _FREE * len(values):
+        # Free floats: only rows of products and grids can be shorter than the pool.
+        best, general, most = b"", True, int(_pooled_bytes(values))
+    else:
+        best = _best_form(piece, values, coder)
+        general, most = best[0] & 15 == RAW or (best[0] == VALUES and best[1] == 0), len(best)
+    if floats and not inner and (scaled := _scaled(piece, values, coder, most)) is not None:
+        best, general = scaled, False
+    if floats and small and (grid := on_grid(values)) is not None:
+        flags, coded = encode_grid(grid)
+        most_bytes = _pooled_bytes(values) if general and not inner else len(best)
+        if 1 + len(coded) < most_bytes:
+            return bytes([GRID | flags << 4]) + coded
+    if general and small and not inner:
+        return bytes([POOLED | _zero_planes(values) << 4])
+    return best if len(best) <= values.nbytes else bytes([RAW]) + values.tobytes()
+
+
+def _best_form(piece: Piece, values: Patterns, coder: Coder) -> bytes:
+    """Return the shortest form that holds the patterns themselves."""
+    content = _content(piece, values, coder in ("static", "auto"))
     candidates = sorted(_candidates(content), key=lambda c: c.bits)
     most = candidates[0].bits * 1.03 + _CLOSE_BITS
     best = min((_written(c) for c in candidates if c.bits <= most), key=len)
-    if coder != "huffman" and content.codebook is not None and len(content.others):
+    if coder in ("adaptive", "auto") and content.codebook is not None and len(content.others):
         best = _adaptive(content, best if coder == "auto" else None) or best
-    if piece.is_float and piece.width == 4:
-        best = _scaled(piece, values, coder, len(best)) or best
-    general = best[0] & 15 == RAW or (best[0] == VALUES and best[1] == 0)
-    if general and piece.is_float and values.nbytes <= POOL_BYTES:
-        return bytes([POOLED | _zero_planes(values) << 4])
-    return best if len(best) <= values.nbytes else bytes([RAW]) + values.tobytes()
+    return best
+
+
+def _pooled_bytes(values: Patterns) -> float:
+    """Return about how many bytes float32 patterns take in the pool: exponents cost half a byte."""
+    return 1 + len(values) * (values.itemsize - _zero_planes(values) - 0.5)
 
 
 def _scaled(piece: Piece, values: Patterns, coder: Coder, most: int) -> bytes | None:
@@ -108,12 +138,19 @@ def _scaled(piece: Piece, values: Patterns, coder: Coder, most: int) -> bytes | 
     split = split_scales(values, piece.dims)
     if split is None:
         return None
-    scales, integers = split[0].view("<u4"), split[1]
+    head, with_static = b"", coder in ("static", "auto")
+    if not split.good.all():
+        is_block, mask = encode_bytes(np.packbits(split.good), with_static=with_static)
+        others = np.ascontiguousarray(values.reshape(piece.dims[0], -1)[~split.good]).reshape(-1)
+        bad = Piece((int((~split.good).sum()), *piece.dims[1:]), 4, True)
+        head = bytes([is_block]) + mask + encode_piece(bad, others, coder, inner=True)
+    scales, width = split.scales.view("<u4"), split.integers.itemsize
     distinct = np.unique(scales)
     books = [None] if len(distinct) > MAX_CODEBOOK else [None, distinct]
-    head = min((encode_values(scales, book, True) for book in books), key=len)
-    inner = encode_piece(Piece(piece.dims, integers.itemsize, False), integers, coder)
-    coded = bytes([SCALED | integers.itemsize << 4]) + head + inner
+    head += min((encode_values(scales, book, True, with_static=with_static) for book in books), key=len)
+    dims = (len(scales), *piece.dims[1:])
+    body = encode_piece(Piece(dims, width, False), split.integers, coder, inner=True)
+    coded = bytes([(SCALED if split.good.all() else ROWS) | width << 4]) + head + body
     return coded if len(coded) < most else None
 
 
@@ -127,7 +164,13 @@ def _adaptive(content: Content, best: bytes | None) -> bytes | None:
     for tried in views:
         positions, order = _sorted_in(tried, content)
         sparse = Sparse(
-            tried, positions, content.others[order], content.default, content.codebook, content.piece.is_float
+            tried,
+            positions,
+            content.others[order],
+            content.default,
+            content.codebook,
+            content.piece.is_float,
+            content.with_static,
         )
         coded = encode_adaptive(sparse, most=most)
         if coded is not None and len(coded) < most:
@@ -147,12 +190,12 @@ def _zero_planes(values: Patterns) -> int:
     return len(planes) - 1 - max(used, default=0)
 
 
-def _content(piece: Piece, values: Patterns) -> Content:
+def _content(piece: Piece, values: Patterns, with_static: bool = False) -> Content:
     sample, counts = np.unique(values[:: max(1, len(values) // _SAMPLE)], return_counts=True)
     default = int(sample[counts.argmax()])
     positions = np.flatnonzero(values != values.dtype.type(default))
     others = values[positions]
-    return Content(piece, values, default, positions, others, _codebook(others))
+    return Content(piece, values, default, positions, others, _codebook(others), with_static)
 
 
 def _codebook(values: Patterns) -> Patterns | None:
@@ -166,15 +209,17 @@ def _codebook(values: Patterns) -> Patterns | None:
 
 
 def _candidates(content: Content) -> Iterator[Candidate]:
-    values, is_float = content.values, content.piece.is_float
+    values, is_float, with_static = content.values, content.piece.is_float, content.with_static
+    plain = partial(encode_values, values, None, is_float, with_static=with_static)
     candidates = [
         Candidate(RAW, 0, 8.0 * values.nbytes, values.tobytes),
-        Candidate(VALUES, 0, _plane_bits(values, is_float), partial(encode_values, values, None, is_float)),
+        Candidate(VALUES, 0, _plane_bits(values, is_float), plain),
     ]
     if content.codebook is not None and len(content.codebook) < MAX_CODEBOOK:
         codebook = np.sort(np.append(content.codebook, values.dtype.type(content.default)))
         bits = _index_bits(values, codebook)
-        candidates.append(Candidate(VALUES, 0, bits, partial(encode_values, values, codebook, is_float)))
+        by_book = partial(encode_values, values, codebook, is_float, with_static=with_static)
+        candidates.append(Candidate(VALUES, 0, bits, by_book))
     if len(content.positions) < 0.9 * len(values):
         candidates += _sparse_candidates(content)
     yield from candidates
@@ -229,7 +274,7 @@ def _sparse_candidates(content: Content) -> list[Candidate]:
         key=lambda choice: min(choice[1]) + _mask_bits(choice[0]),
     )
     positions, order = _sorted_in(view, content)
-    sparse = Sparse(view, positions, others[order], content.default, codebook, is_float)
+    sparse = Sparse(view, positions, others[order], content.default, codebook, is_float, content.with_static)
     flags = view.split | (view.rows is not None) << 3
     book_bits = 0 if codebook is None else _CODEBOOK_ENTRY_BITS * len(codebook)
     value_bits = _plane_bits(others, is_float) if codebook is None else _index_bits(others, codebook)

@@ -41,18 +41,23 @@ def encode(symbols: NDArray[np.unsignedinteger], *, engine: Engine = "auto") -> 
         ValueError: wrong dtype, no symbols, or more than 2**14 distinct ones.
     """
     symbols = _checked(symbols)
-    fast = _fast(engine, len(symbols))
-    table = choose_table(fast.histogram(symbols) if fast else _histogram(symbols))
-    head = write_table(table)
+    table = choose_table(histogram(symbols, engine=engine))
+    return write_table(table) + encode_streams(symbols, table, engine=engine)
+
+
+def encode_streams(
+    symbols: NDArray[np.unsignedinteger], table: CodeTable, *, engine: Engine = "auto"
+) -> bytes:
+    """Return the streams of a block behind its table, nothing for a lone symbol; see `encode`."""
     if table.longest == 0:
-        return head
-    parts = quarters(len(symbols))
+        return b""
+    parts, fast = quarters(len(symbols)), _fast(engine, len(symbols))
     if fast:
         streams = fast.encode(symbols, table, parts)
     else:
         streams = [_encode_stream(symbols[a:b], table) for a, b in parts]
     sizes = b"".join(write_varint(len(s)) for s in streams) if len(streams) > 1 else b""
-    return b"".join((head, sizes, *streams))
+    return b"".join((sizes, *streams))
 
 
 def decode(
@@ -77,11 +82,18 @@ def decode(
         raise ValueError(f"cannot decode {count} symbols of an alphabet of {alphabet}")
     table = read_table(source, alphabet)
     dtype = np.dtype(np.uint8 if alphabet <= 256 else np.uint16)
+    return decode_streams(source, count, table, dtype, engine=engine), table
+
+
+def decode_streams(
+    source: ByteReader, count: int, table: CodeTable, dtype: np.dtype, *, engine: Engine = "auto"
+) -> NDArray[np.unsignedinteger]:
+    """Return [count] symbols of `dtype` from the streams behind a table; see `decode`."""
     if table.longest == 0:
-        return np.full(count, table.symbols[0], dtype), table
+        return np.full(count, table.symbols[0], dtype)
     parts = quarters(count)
     if len(parts) == 1:
-        return _decode_single(source, count, table, dtype), table
+        return _decode_single(source, count, table, dtype)
     sizes = [source.varint(source.remaining) for _ in parts]
     streams = source.take(sum(sizes))
     shortest = int(table.lengths.min())
@@ -95,7 +107,18 @@ def decode(
     for size, end in zip(sizes, ends):
         _check_end(source, streams[begin : begin + size], end)
         begin += size
-    return out, table
+    return out
+
+
+def histogram(symbols: NDArray[np.unsignedinteger], *, engine: Engine = "auto") -> NDArray[np.int64]:
+    """Return how often each symbol occurs, [largest + 1] or more counts of [n >= 1] uint8 or uint16."""
+    if fast := _fast(engine, len(symbols)):
+        return fast.histogram(symbols)
+    size = int(symbols.max()) + 1
+    total = np.zeros(size, np.int64)
+    for i in range(0, len(symbols), _CHUNK):
+        total += np.bincount(symbols[i : i + _CHUNK], minlength=size)
+    return total
 
 
 def quarters(count: int) -> list[tuple[int, int]]:
@@ -125,14 +148,6 @@ def _fast(engine: Engine, count: int) -> ModuleType | None:
             raise
         return None
     return huffman_fast
-
-
-def _histogram(symbols: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
-    size = int(symbols.max()) + 1
-    total = np.zeros(size, np.int64)
-    for i in range(0, len(symbols), _CHUNK):
-        total += np.bincount(symbols[i : i + _CHUNK], minlength=size)
-    return total
 
 
 def _encode_stream(symbols: NDArray[np.unsignedinteger], table: CodeTable) -> bytes:

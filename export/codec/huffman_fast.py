@@ -17,7 +17,7 @@ _LOOKUPS = 4
 assert _LOOKUPS * MAX_LENGTH <= 57
 
 
-class _Kernel:
+class Kernel:
     """A compiled function, cached on disk where the folder allows it and compiled in memory elsewhere."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -28,6 +28,7 @@ class _Kernel:
             self._compiled = numba.njit(nogil=True)(function)
 
     def __call__(self, *arguments: Any) -> Any:
+        """Run it."""
         try:
             return self._compiled(*arguments)
         except OSError:  # the cache could not be read or written (full disk, changed rights)
@@ -35,7 +36,7 @@ class _Kernel:
             return self._compiled(*arguments)
 
 
-@_Kernel
+@Kernel
 def _count(symbols, counts):  # type: ignore[no-untyped-def]
     # Eight tables, because equal neighbours would wait for each other's increment.
     whole = len(symbols) // 8 * 8
@@ -53,7 +54,7 @@ def histogram(symbols: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
     return counts.sum(axis=0, dtype=np.int64)
 
 
-@_Kernel
+@Kernel
 def _encode(symbols, entries, starts, stops, words, begins, bits):  # type: ignore[no-untyped-def]
     # entries[symbol] = code << 4 | length. Four symbols make one chunk of at most 56 bits. The word is
     # stored after every chunk and the position moves on when it is full, so there is no branch. Unsigned
@@ -111,7 +112,7 @@ def encode(
     return streams
 
 
-@_Kernel
+@Kernel
 def _decode(data, begins, sizes, entries, table_bits, stops, out, positions, ends):  # type: ignore[no-untyped-def]
     # `positions` holds the next output byte of each stream and `ends` its next bit; both are moved on.
     u = np.uint64
@@ -165,7 +166,7 @@ def _decode(data, begins, sizes, entries, table_bits, stops, out, positions, end
     ends[0], ends[1], ends[2], ends[3] = p0, p1, p2, p3
 
 
-@_Kernel
+@Kernel
 def _finish(data, begins, sizes, entries, table_bits, stops, out, positions, ends, width):  # type: ignore[no-untyped-def]
     # Symbol by symbol and byte by byte, never past a stream's end.
     for j in range(4):

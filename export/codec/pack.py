@@ -41,8 +41,8 @@ def pack(onnx_path: str | Path, tsr_path: str | Path, *, coder: Coder = "huffman
     Args:
         onnx_path: the file to pack.
         tsr_path: the packed file, replaced in one step once it is complete.
-        coder: "huffman"; "adaptive", context-adaptive range coding, smaller and slower to decode; "auto":
-            the smaller one for each tensor.
+        coder: "huffman"; "static", tANS, smaller where one value abounds; "adaptive", context-adaptive range
+            coding, smaller and slower to decode; "auto": the smallest for each tensor.
 
     Raises:
         BadInput: no such file, or an unknown coder.

@@ -2,7 +2,6 @@
 
 import io
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +22,16 @@ from tersor.export.codec.container import (
 )
 from tersor.export.codec.form_choice import Coder, encode_piece
 from tersor.export.codec.onnx_spans import Layout, NotOnnx, Span, find_cuts, find_spans
-from tersor.export.codec.tensor_coding import POOLED, Piece, decode_piece, split_pieces
+from tersor.export.codec.tensor_coding import (
+    COPY,
+    NAMES,
+    POOLED,
+    VERSION_OF,
+    Piece,
+    decode_piece,
+    read_copy,
+    split_pieces,
+)
 from tersor.export.codec.value_coding import (
     Patterns,
     decode_plane_list,
@@ -72,10 +80,10 @@ def encode_fully(data: bytes, coder: Coder = "huffman") -> bytes:
     """Return the packed file of any bytes; bytes that do not parse as ONNX become one blob."""
     view = memoryview(data)
     try:
-        sections = encode_model(view, find_spans(view), coder)
+        sections, version = encode_model(view, find_spans(view), coder)
     except NotOnnx:
-        sections = {BLOB: [compress(view)]}
-    return write_container(len(data), zlib.crc32(data), sections)
+        sections, version = {BLOB: [compress(view)]}, 1
+    return write_container(len(data), zlib.crc32(data), sections, version)
 
 
 def unpack_fully(data: bytes, *, max_bytes: int = MAX_BYTES) -> Unpacked:
@@ -89,7 +97,7 @@ def unpack_fully(data: bytes, *, max_bytes: int = MAX_BYTES) -> Unpacked:
     else:
         skeleton = _skeleton(sections[SKELETON], size)
         layout = find_cuts(skeleton, size)
-        out, records = decode_model(sections, size, skeleton, layout)
+        out, records = decode_model(container, skeleton, layout)
         original = out.getvalue()
     if zlib.crc32(original) != container.crc32:
         raise FormatError(
@@ -101,27 +109,53 @@ def unpack_fully(data: bytes, *, max_bytes: int = MAX_BYTES) -> Unpacked:
     return Unpacked(original, container, layout, tuple(records))
 
 
-def encode_model(data: memoryview, layout: Layout, coder: Coder) -> dict[int, list[bytes]]:
-    """Return the sections, each in parts, of an ONNX file whose spans are known."""
-    skeleton, coded = bytearray(), list[bytes]()
+def encode_model(data: memoryview, layout: Layout, coder: Coder) -> tuple[dict[int, list[bytes]], int]:
+    """Return (the sections, each in parts, of an ONNX file whose spans are known; the version they need)."""
+    skeleton, coded, earlier = bytearray(), list[bytes](), _Earlier(data)
+    with_static = coder in ("static", "auto")
     pool: dict[int, list[list[NDArray[np.uint8]]]] = {width: [] for width in _WIDTHS}
-    end = 0
+    end, version = 0, 2 if with_static else 1
     for span in layout.spans:
         skeleton += data[end : span.start]
         end = span.start + span.size
         for start, piece in _pieces(span):
+            if back := earlier.same(start, piece):
+                coded.append(bytes([COPY]) + write_varint(back))
+                version = max(version, VERSION_OF[COPY])
+                continue
             values = _patterns(data, start, piece)
             block = encode_piece(piece, values, coder)
             if block[0] & 15 == POOLED:
                 pool[piece.width].append(split_planes(values, True)[: piece.width - (block[0] >> 4)])
+            version = max(version, VERSION_OF.get(block[0] & 15, 1))
             coded.append(block)
     skeleton += data[end:]
     sections = {SKELETON: [write_varint(len(skeleton)), compress(bytes(skeleton))]}
     if coded:
         sections[TENSORS] = coded
     if any(pool.values()):
-        sections[POOL] = [_encode_pool(pool[width], width) for width in _WIDTHS if pool[width]]
-    return sections
+        sections[POOL] = [_encode_pool(pool[w], w, with_static) for w in _WIDTHS if pool[w]]
+    return sections, version
+
+
+class _Earlier:
+    """The pieces so far, to find those that come again."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._last: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._count = 0
+
+    def same(self, start: int, piece: Piece) -> int:
+        """Note the piece at byte `start`; return how many pieces ago an equal one was, 0 if none was."""
+        payload = self._data[start : start + piece.count * piece.width]
+        key = (len(payload), piece.width, zlib.crc32(payload))
+        before, number = self._last.get(key), self._count
+        self._last[key] = start, number
+        self._count += 1
+        if before is None or self._data[before[0] : before[0] + len(payload)] != payload:
+            return 0
+        return number - before[1]
 
 
 def _pieces(span: Span) -> list[tuple[int, Piece]]:
@@ -138,39 +172,47 @@ def _patterns(data: memoryview, start: int, piece: Piece) -> Patterns:
     return np.frombuffer(data[start : start + piece.count * piece.width], pattern_dtype(piece.width)).copy()
 
 
-def _encode_pool(pieces: list[list[NDArray[np.uint8]]], width: int) -> bytes:
+def _encode_pool(pieces: list[list[NDArray[np.uint8]]], width: int, with_static: bool) -> bytes:
     """Return the planes of all pooled pieces of one width, plane by plane over all pieces."""
-    return encode_plane_list(
-        [
-            np.concatenate([np.zeros(0, np.uint8), *(planes[i] for planes in pieces if i < len(planes))])
-            for i in range(width)
-        ]
-    )
+    planes = [
+        np.concatenate([np.zeros(0, np.uint8), *(planes[i] for planes in pieces if i < len(planes))])
+        for i in range(width)
+    ]
+    return encode_plane_list(planes, with_static=with_static)
 
 
 def decode_model(
-    sections: Mapping[int, memoryview], original_bytes: int, skeleton: bytes, layout: Layout
+    container: Container, skeleton: bytes, layout: Layout
 ) -> tuple[io.BytesIO, list[PieceRecord]]:
     """Return (the original file, how each piece was stored).
 
     Args:
-        sections: SKELETON, TENSORS and POOL as present.
-        original_bytes: size of the original file.
+        container: with SKELETON, TENSORS and POOL as present.
         skeleton: the decoded skeleton.
         layout: its spans, from `find_cuts`.
 
     Raises:
         FormatError: damaged tensors; the message names the tensor.
     """
-    out = _filled(skeleton, original_bytes, layout)
+    out = _filled(skeleton, container.original_bytes, layout)
     records: list[PieceRecord] = []
     pooled: list[_Pooled] = []
-    source = ByteReader(sections.get(TENSORS, b""), "section TENSORS")
+    places: list[tuple[int, int, int]] = []
+    copies: list[tuple[int, int, int]] = []
+    source = ByteReader(container.sections.get(TENSORS, b""), "section TENSORS", container.version)
     with out.getbuffer() as target:
         for number, span in enumerate(layout.spans):
             source.where = f"section TENSORS, tensor {span.name!r}"
             for start, piece in _pieces(span):
-                before = source.position
+                before, size = source.position, piece.count * piece.width
+                places.append((start, size, piece.width))
+                original = read_copy(source, len(places) - 1)
+                if original is not None:
+                    if places[original][1:] != (size, piece.width):
+                        raise source.error("a copy of a tensor of another size", places[original][1], size)
+                    copies.append((places[original][0], start, size))
+                    records.append(PieceRecord(number, NAMES[COPY], source.position - before, 0))
+                    continue
                 values, form, dropped = decode_piece(source, piece)
                 if values is None:
                     pooled.append(_Pooled(start, piece, dropped))
@@ -179,7 +221,9 @@ def decode_model(
                 planes = 0 if values is not None else piece.count * (piece.width - dropped)
                 records.append(PieceRecord(number, form, source.position - before, planes))
         source.finish()
-        _decode_pool(sections, pooled, target)
+        _decode_pool(container, pooled, target)
+        for original, start, size in copies:  # in file order: a copy may be copied
+            target[start : start + size] = target[original : original + size]
     return out, records
 
 
@@ -212,15 +256,16 @@ def _store(target: memoryview, start: int, values: Patterns) -> None:
     target[start : start + values.nbytes] = np.ascontiguousarray(values).view(np.uint8).data
 
 
-def _decode_pool(sections: Mapping[int, memoryview], pooled: list[_Pooled], target: memoryview) -> None:
+def _decode_pool(container: Container, pooled: list[_Pooled], target: memoryview) -> None:
     """Decode POOL and store its pieces; FormatError unless there is a pool exactly when it is needed."""
+    sections = container.sections
     if (POOL in sections) != bool(pooled):
         raise FormatError(
             "the pool does not go with the tensors",
             got=f"{len(pooled)} pooled tensors, {'a' if POOL in sections else 'no'} pool",
             where="section POOL",
         )
-    source = ByteReader(sections.get(POOL, b""), "section POOL")
+    source = ByteReader(sections.get(POOL, b""), "section POOL", container.version)
     for width in _WIDTHS:
         pieces = [p for p in pooled if p.piece.width == width]
         if pieces:

@@ -20,6 +20,9 @@ FAST_LENGTH = 12
 MAX_ALPHABET = 1 << MAX_LENGTH
 """A complete code with words of at most 14 bits has at most 2**14 symbols."""
 
+_FEW = 64
+"""Alphabets whose code is found with Python's own numbers."""
+
 _WORTH_LONGER = 0.9995
 """Words over FAST_LENGTH are used only where they save more than 0.05 %."""
 
@@ -78,6 +81,10 @@ def code_lengths(weights: NDArray[np.integer], limit: int) -> NDArray[np.int64]:
     if count == 1:
         return np.zeros(1, np.int64)
     order = np.argsort(counts, kind="stable")
+    if count <= _FEW:
+        lengths = np.zeros(count, np.int64)
+        lengths[order] = _few_lengths(counts[order].tolist(), limit)
+        return lengths
     levels = _merge_levels(counts[order], limit)
     lengths = np.zeros(count, np.int64)
     taken = 2 * count - 2
@@ -85,6 +92,27 @@ def code_lengths(weights: NDArray[np.integer], limit: int) -> NDArray[np.int64]:
         from_leaves = int(is_leaf[:taken].sum())
         lengths[order[:from_leaves]] += 1
         taken = 2 * (taken - from_leaves)
+    return lengths
+
+
+def _few_lengths(leaves: list[int], limit: int) -> list[int]:
+    """Return the word lengths of [2..64] ascending weights; numpy takes longer than lists for so few."""
+    symbols = [weight << 1 for weight in leaves]  # the lowest bit says "a package": symbols go first
+    levels = [symbols]
+    for _ in range(limit - 1):
+        below = levels[-1]
+        packages = [((a >> 1) + (b >> 1)) << 1 | 1 for a, b in zip(below[::2], below[1::2])]
+        items = sorted(symbols + packages)
+        if items == below:
+            break
+        levels.append(items)
+    levels += [levels[-1]] * (limit - len(levels))
+    lengths, taken = [0] * len(leaves), 2 * len(leaves) - 2
+    for items in reversed(levels):
+        packed = sum(item & 1 for item in items[:taken])
+        for i in range(taken - packed):
+            lengths[i] += 1
+        taken = 2 * packed
     return lengths
 
 
@@ -128,15 +156,20 @@ def choose_table(histogram: NDArray[np.integer]) -> CodeTable:
 def write_table(table: CodeTable) -> bytes:
     """Return the stored form of a table: which symbols occur, then their lengths (docs/format.md)."""
     bits = BitWriter()
-    used = len(table.symbols)
-    dense = int(table.symbols[-1]) == used - 1
+    put_symbols(bits, table.symbols)
+    if len(table.symbols) > 1:
+        _write_lengths(bits, table.lengths)
+    return bits.to_bytes()
+
+
+def put_symbols(bits: BitWriter, symbols: NDArray[np.int64]) -> None:
+    """Append which symbols occur, [u >= 1] ascending."""
+    used = len(symbols)
+    dense = int(symbols[-1]) == used - 1
     bits.put(dense, 1)
     bits.exp_golomb(used - 1)
     if not dense:
-        _write_runs(bits, table.symbols)
-    if used > 1:
-        _write_lengths(bits, table.lengths)
-    return bits.to_bytes()
+        _write_runs(bits, symbols)
 
 
 def _write_runs(bits: BitWriter, symbols: NDArray[np.int64]) -> None:
@@ -174,14 +207,17 @@ def read_table(source: ByteReader, alphabet: int) -> CodeTable:
             prefix code (sum of 2**-length not exactly 1).
     """
     bits = BitReader(source)
+    symbols = take_symbols(bits, alphabet, source)
+    lengths = take_lengths(bits, len(symbols), source) if len(symbols) > 1 else np.zeros(1, np.int64)
+    bits.finish()
+    return CodeTable(symbols, lengths)
+
+
+def take_symbols(bits: BitReader, alphabet: int, source: ByteReader) -> NDArray[np.int64]:
+    """Read which symbols occur, [u >= 1] ascending, all below `alphabet`; the inverse of `put_symbols`."""
     dense = bits.take(1)
     used = bits.exp_golomb(min(alphabet, MAX_ALPHABET) - 1) + 1
-    symbols = np.arange(used) if dense else _read_runs(bits, used, alphabet, source)
-    lengths = _read_lengths(bits, used, source) if used > 1 else np.zeros(1, np.int64)
-    bits.finish()
-    if int((1 << (MAX_LENGTH - lengths)).sum()) != 1 << MAX_LENGTH and used > 1:
-        raise source.error("the code lengths are no complete prefix code", lengths.tolist()[:16])
-    return CodeTable(symbols, lengths)
+    return np.arange(used) if dense else _read_runs(bits, used, alphabet, source)
 
 
 def _read_runs(bits: BitReader, used: int, alphabet: int, source: ByteReader) -> NDArray[np.int64]:
@@ -197,14 +233,23 @@ def _read_runs(bits: BitReader, used: int, alphabet: int, source: ByteReader) ->
     return np.concatenate(runs)
 
 
-def _read_lengths(bits: BitReader, used: int, source: ByteReader) -> NDArray[np.int64]:
-    order = bits.take(1)
-    lengths = [bits.take(4)]
+def take_lengths(
+    bits: BitReader, used: int, source: ByteReader, head: tuple[int, int] | None = None
+) -> NDArray[np.int64]:
+    """Read the lengths of `used` >= 2 symbols; `head`: Exp-Golomb order and first length if already read.
+
+    Raises:
+        FormatError: a length outside 1..14, or lengths that are no complete prefix code.
+    """
+    order, first = head or (bits.take(1), bits.take(4))
+    lengths = [first]
     for _ in range(used - 1):
         z = bits.exp_golomb(2 * MAX_LENGTH, order)
         lengths.append(lengths[-1] + (-(z + 1) // 2 if z & 1 else z // 2))
     if min(lengths) < 1 or max(lengths) > MAX_LENGTH:
         raise source.error("a code length is out of range", (min(lengths), max(lengths)), f"1..{MAX_LENGTH}")
+    if sum(1 << (MAX_LENGTH - n) for n in lengths) != 1 << MAX_LENGTH:
+        raise source.error("the code lengths are no complete prefix code", lengths[:16])
     return np.array(lengths, np.int64)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tersor.export.codec import huffman
+from tersor.export.codec import blocks
 from tersor.export.codec.bits import ByteReader, pack_fields, unpack_fields, write_varint
 from tersor.export.codec.byte_coding import decode_bytes, encode_bytes
 from tersor.export.codec.value_coding import (
@@ -37,7 +37,7 @@ class Sparse:
 
     `view`: the order of positions. `positions`: [m] ascending, in the view; `values`: [m] patterns there;
     `default`: the pattern everywhere else. `codebook`: [k] ascending distinct values, or None when there are
-    too many.
+    too many. `with_static`: take the static coder where it is smaller.
     """
 
     view: View
@@ -46,6 +46,11 @@ class Sparse:
     default: int
     codebook: Patterns | None
     is_float: bool
+    with_static: bool = False
+
+    def coded_values(self) -> bytes:
+        """Return the values, coded."""
+        return encode_values(self.values, self.codebook, self.is_float, with_static=self.with_static)
 
 
 def gap_class(gaps: Positions, fineness: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -77,7 +82,11 @@ def gaps_between(positions: Positions) -> Positions:
 def write_head(sparse: Sparse, fineness: int) -> bytes:
     """Return masks, then one byte: fineness, and whether the default is stored because it is not zero."""
     stored = sparse.default.to_bytes(sparse.values.itemsize, "little") if sparse.default else b""
-    return write_masks(sparse.view) + bytes([fineness | (sparse.default != 0) << 3]) + stored
+    return (
+        write_masks(sparse.view, with_static=sparse.with_static)
+        + bytes([fineness | (sparse.default != 0) << 3])
+        + stored
+    )
 
 
 def read_head(source: ByteReader, width: int) -> tuple[int, int]:
@@ -93,9 +102,9 @@ def encode_relative(sparse: Sparse, fineness: int) -> bytes:
     classes, extra = gap_class(gaps := gaps_between(sparse.positions), fineness)
     parts = [write_head(sparse, fineness), write_varint(len(gaps))]
     if len(gaps):
-        parts.append(huffman.encode(_narrow(classes)))
+        parts.append(blocks.encode(_narrow(classes), with_static=sparse.with_static))
         parts.append(pack_fields(gaps & ((1 << extra) - 1), extra))
-        parts.append(encode_values(sparse.values, sparse.codebook, sparse.is_float))
+        parts.append(sparse.coded_values())
     return b"".join(parts)
 
 
@@ -108,7 +117,7 @@ def decode_relative(
     count = source.varint(view.size)
     if not count:
         return place(source, view, np.zeros(0, np.int64), np.zeros(0, f"<u{width}"), default)
-    classes, _ = huffman.decode(source, count, _class_count(view.size - 1, fineness))
+    classes = blocks.decode(source, count, _class_count(view.size - 1, fineness))
     steps = _read_gaps(source, classes, fineness)
     steps += 1
     positions = np.cumsum(steps, dtype=np.int64)
@@ -121,9 +130,9 @@ def encode_bitmap(sparse: Sparse) -> bytes:
     """Return one bit per position of the view, 8 to a byte, and the values; docs/format.md, "bitmap"."""
     mask = np.zeros(sparse.view.size, np.bool_)
     mask[sparse.positions] = True
-    is_huffman, block = encode_bytes(np.packbits(mask))
-    values = encode_values(sparse.values, sparse.codebook, sparse.is_float) if len(sparse.values) else b""
-    return write_head(sparse, int(is_huffman)) + block + values
+    is_block, coded = encode_bytes(np.packbits(mask), with_static=sparse.with_static)
+    values = sparse.coded_values() if len(sparse.values) else b""
+    return write_head(sparse, int(is_block)) + coded + values
 
 
 def decode_bitmap(
@@ -131,10 +140,10 @@ def decode_bitmap(
 ) -> Patterns:
     """Return [n] patterns, n = product(dims); the inverse of `encode_bitmap`."""
     view = read_view(source, dims, flags & 7, bool(flags & 8))
-    is_huffman, default = read_head(source, width)
-    if is_huffman > 1:
-        raise source.error("unknown form of a bitmap", is_huffman, "0 or 1")
-    mask = np.unpackbits(decode_bytes(source, (view.size + 7) // 8, bool(is_huffman))).view(np.bool_)
+    is_block, default = read_head(source, width)
+    if is_block > 1:
+        raise source.error("unknown form of a bitmap", is_block, "0 or 1")
+    mask = np.unpackbits(decode_bytes(source, (view.size + 7) // 8, bool(is_block))).view(np.bool_)
     if mask[view.size :].any():
         raise source.error("padding bits are not zero")
     positions = np.flatnonzero(mask)
@@ -164,7 +173,7 @@ def encode_joint(sparse: Sparse, fineness: int) -> bytes:
             write_varint(len(sparse.codebook)),
             write_codebook(sparse.codebook),
             write_varint(len(symbols)),
-            huffman.encode(_narrow(symbols)),
+            blocks.encode(_narrow(symbols), with_static=sparse.with_static),
             pack_fields(runs & ((1 << run_bits) - 1), run_bits),
         )
     )
@@ -184,7 +193,7 @@ def decode_joint(
     count = source.varint(view.size)
     if not count:
         raise source.error("joint coding without values")
-    symbols, _ = huffman.decode(source, count, size + _class_count(view.size, fineness))
+    symbols = blocks.decode(source, count, size + _class_count(view.size, fineness))
     is_run = symbols >= size
     steps = np.ones(count, np.int32)
     steps[is_run] += _read_gaps(source, symbols[is_run] - symbols.dtype.type(size), fineness)

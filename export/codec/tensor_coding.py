@@ -10,7 +10,8 @@ import numpy as np
 
 from tersor.export.codec.adaptive_form import decode_adaptive
 from tersor.export.codec.bits import ByteReader
-from tersor.export.codec.byte_coding import decompress
+from tersor.export.codec.byte_coding import decode_bytes, decompress
+from tersor.export.codec.grid_form import FIELDS, FULL_SCALE, decode_grid
 from tersor.export.codec.scaled_form import join_scales
 from tersor.export.codec.sparse_forms import decode_bitmap, decode_joint, decode_relative
 from tersor.export.codec.value_coding import Patterns, decode_values, pattern_dtype
@@ -18,7 +19,10 @@ from tersor.export.codec.value_coding import Patterns, decode_values, pattern_dt
 MAX_PIECE = 3 << 19
 """Part of the format: most elements coded at once; it bounds what a decoder needs beside its output."""
 
-RAW, POOLED, VALUES, STRINGS, RELATIVE, BITMAP, JOINT, ADAPTIVE, SCALED = range(9)
+RAW, POOLED, VALUES, STRINGS, RELATIVE, BITMAP, JOINT, ADAPTIVE, SCALED, ROWS, GRID, COPY = range(12)
+VERSION_OF = {ROWS: 2, GRID: 2, COPY: 2}
+"""The version of the format that brought a form; 1 for all others."""
+
 NAMES = (
     "raw",
     "byte-planes (pooled)",
@@ -29,6 +33,9 @@ NAMES = (
     "joint",
     "adaptive",
     "scaled",
+    "scaled rows",
+    "grid",
+    "copy",
 )
 
 
@@ -71,6 +78,8 @@ def decode_piece(source: ByteReader, piece: Piece) -> tuple[Patterns | None, str
     """
     head = source.byte()
     form, flags = head & 15, head >> 4
+    if VERSION_OF.get(form, 1) > source.version:
+        raise source.error("a form of a later version", form, f"version {source.version}")
     if form in _SPARSE_DECODERS:
         values = _SPARSE_DECODERS[form](source, piece.dims, flags, piece.width, piece.is_float)
         return values, NAMES[form], 0
@@ -78,6 +87,12 @@ def decode_piece(source: ByteReader, piece: Piece) -> tuple[Patterns | None, str
         return None, NAMES[form], flags
     if form == SCALED and flags in (1, 2):
         return _decode_scaled(source, piece, flags), NAMES[form], 0
+    if form == ROWS and flags in (1, 2):
+        return _decode_rows(source, piece, flags), NAMES[form], 0
+    if form == GRID and flags <= FIELDS | FULL_SCALE:
+        if piece.width != 4 or not piece.is_float:
+            raise source.error("a grid for what is not float32", piece.dims)
+        return decode_grid(source, piece.count, flags), NAMES[form], 0
     if flags:
         raise source.error("unknown form of a tensor", f"form {form} with flags {flags}")
     dtype = pattern_dtype(piece.width)
@@ -90,7 +105,7 @@ def decode_piece(source: ByteReader, piece: Piece) -> tuple[Patterns | None, str
     if form == STRINGS:
         packed = source.take(source.varint(source.remaining))
         return np.frombuffer(decompress(packed, size, source.where), dtype), NAMES[form], 0
-    raise source.error("unknown form of a tensor", form, f"0..{len(NAMES) - 1}")
+    raise source.error("unknown form of a tensor", form)
 
 
 def _decode_scaled(source: ByteReader, piece: Piece, width: int) -> Patterns:
@@ -98,10 +113,54 @@ def _decode_scaled(source: ByteReader, piece: Piece, width: int) -> Patterns:
     if piece.width != 4 or not piece.is_float or len(piece.dims) < 2 or not piece.count:
         raise source.error("scales for a tensor without rows of float32", piece.dims)
     scales, _ = decode_values(source, piece.dims[0], 4, True)
-    integers, _, _ = decode_piece(source, Piece(piece.dims, width, False))
-    if integers is None:
-        raise source.error("a tensor's integers are pooled", NAMES[POOLED], "any other form")
-    return join_scales(scales.view("<f4"), integers)
+    return join_scales(scales.view("<f4"), _decode_inner(source, Piece(piece.dims, width, False)))
+
+
+def _decode_rows(source: ByteReader, piece: Piece, width: int) -> Patterns:
+    """Which rows are products, the others, then the products as in `scaled`."""
+    if piece.width != 4 or not piece.is_float or len(piece.dims) < 2 or not piece.count:
+        raise source.error("scales for a tensor without rows of float32", piece.dims)
+    flag, size = source.byte(), piece.dims[0]
+    if flag > 1:
+        raise source.error("unknown mask flags", flag, "0 or 1")
+    bits = np.unpackbits(decode_bytes(source, (size + 7) // 8, bool(flag))).view(np.bool_)
+    good = bits[:size]
+    if bits[size:].any() or good.all() or not good.any():
+        raise source.error("a mask of rows without both kinds, or with padding bits")
+    out = np.empty((size, piece.count // size), "<u4")
+    count = int(good.sum())
+    out[~good] = _decode_inner(source, Piece((size - count, *piece.dims[1:]), 4, True)).reshape(
+        size - count, -1
+    )
+    out[good] = _decode_scaled(source, Piece((count, *piece.dims[1:]), 4, True), width).reshape(count, -1)
+    return out.reshape(-1)
+
+
+def _decode_inner(source: ByteReader, piece: Piece) -> Patterns:
+    """A record within a record, which takes any form but pooled and those that hold records themselves."""
+    form = source.data[source.position] & 15 if source.remaining else RAW
+    if form in (SCALED, ROWS):
+        raise source.error("a form within itself", NAMES[form], "any other form")
+    values, _, _ = decode_piece(source, piece)
+    if values is None:
+        raise source.error("a tensor within a record is pooled", NAMES[POOLED], "any other form")
+    return values
+
+
+def read_copy(source: ByteReader, number: int) -> int | None:
+    """Return which earlier piece piece `number` equals, or None if a record of its own stands here.
+
+    Raises:
+        FormatError: no such piece, or a version without copies.
+    """
+    if not source.remaining or source.data[source.position] & 15 != COPY:
+        return None
+    if source.byte() != COPY or source.version < VERSION_OF[COPY]:
+        raise source.error("unknown form of a tensor", NAMES[COPY])
+    back = source.varint(number)
+    if not back:
+        raise source.error("a tensor is a copy of itself")
+    return number - back
 
 
 _SPARSE_DECODERS = {

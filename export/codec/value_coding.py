@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tersor.export.codec import huffman
+from tersor.export.codec import blocks
 from tersor.export.codec.bits import BitReader, BitWriter, ByteReader, write_varint
 from tersor.export.codec.byte_coding import decode_bytes, encode_bytes
 
@@ -19,21 +19,25 @@ def pattern_dtype(width: int) -> np.dtype:
     return np.dtype(f"<u{width}")
 
 
-def encode_values(values: Patterns, codebook: Patterns | None, is_float: bool) -> bytes:
+def encode_values(
+    values: Patterns, codebook: Patterns | None, is_float: bool, *, with_static: bool = False
+) -> bytes:
     """Return [n >= 1] patterns coded with the codebook, or byte plane by byte plane (codebook None).
 
     Args:
         values: [n] patterns.
         codebook: [k <= 4096] the distinct patterns among them, ascending, or None.
         is_float: whether the numbers are IEEE floats (the planes then keep exponent bits together).
+        with_static: take the static coder where it is smaller.
     """
     if codebook is None:
-        return write_varint(0) + encode_planes(values, is_float)
+        return write_varint(0) + encode_planes(values, is_float, with_static=with_static)
     head = write_varint(len(codebook)) + write_codebook(codebook)
     if len(codebook) == 1:
         return head
     index = np.searchsorted(codebook, values)
-    return head + huffman.encode(index.astype(np.uint8 if len(codebook) <= 256 else np.uint16))
+    narrow: Patterns = index.astype(np.uint8 if len(codebook) <= 256 else np.uint16)
+    return head + blocks.encode(narrow, with_static=with_static)
 
 
 def decode_values(source: ByteReader, count: int, width: int, is_float: bool) -> tuple[Patterns, bool]:
@@ -48,8 +52,7 @@ def decode_values(source: ByteReader, count: int, width: int, is_float: bool) ->
     codebook = read_codebook(source, size, width)
     if size == 1:
         return np.full(count, codebook[0]), True
-    index, _ = huffman.decode(source, count, size)
-    return codebook[index], True
+    return codebook[blocks.decode(source, count, size)], True
 
 
 def write_codebook(codebook: Patterns) -> bytes:
@@ -89,19 +92,19 @@ def _field(bits: int) -> int:
     return bits.bit_length() - 1
 
 
-def encode_planes(values: Patterns, is_float: bool, dropped: int = 0) -> bytes:
-    """Return a byte that tells which planes are Huffman blocks, then the planes, most significant first.
+def encode_planes(values: Patterns, is_float: bool, *, with_static: bool = False) -> bytes:
+    """Return a byte that tells which planes are blocks, then the planes, most significant first.
 
     Args:
         values: [n] patterns.
         is_float: rotate each pattern left by one bit first, so that the whole exponent lies in one byte.
-        dropped: number of lowest planes left out (all their bytes are zero).
+        with_static: take the static coder where it is smaller.
     """
-    return encode_plane_list(split_planes(values, is_float)[: values.itemsize - dropped])
+    return encode_plane_list(split_planes(values, is_float), with_static=with_static)
 
 
 def decode_planes(source: ByteReader, count: int, width: int, is_float: bool) -> Patterns:
-    """Return [count] patterns of `width` bytes; the inverse of `encode_planes` with nothing dropped."""
+    """Return [count] patterns of `width` bytes; the inverse of `encode_planes`."""
     return join_planes(decode_plane_list(source, [count] * width), is_float)
 
 
@@ -125,10 +128,10 @@ def join_planes(planes: list[NDArray[np.uint8]], is_float: bool) -> Patterns:
     return values
 
 
-def encode_plane_list(planes: list[NDArray[np.uint8]]) -> bytes:
-    """Return the planes' Huffman flags (bit i: plane i) in a byte, then each plane, Huffman or raw."""
-    coded = [encode_bytes(plane) for plane in planes]
-    flags = sum(is_huffman << i for i, (is_huffman, _) in enumerate(coded))
+def encode_plane_list(planes: list[NDArray[np.uint8]], *, with_static: bool = False) -> bytes:
+    """Return the planes' flags (bit i: plane i is a block) in a byte, then each plane, a block or raw."""
+    coded = [encode_bytes(plane, with_static=with_static) for plane in planes]
+    flags = sum(is_block << i for i, (is_block, _) in enumerate(coded))
     return bytes([flags]) + b"".join(block for _, block in coded)
 
 

@@ -86,11 +86,11 @@ def cropped(view: View, positions: Positions) -> View:
     return View(view.dims, view.split, rows, columns)
 
 
-def write_masks(view: View) -> bytes:
+def write_masks(view: View, *, with_static: bool = False) -> bytes:
     """Return the stored form of a cropped view's masks: a flag byte, then 8 rows (columns) to a byte."""
     if view.rows is None or view.columns is None:
         return b""
-    coded = [encode_bytes(np.packbits(mask)) for mask in (view.rows, view.columns)]
+    coded = [encode_bytes(np.packbits(mask), with_static=with_static) for mask in (view.rows, view.columns)]
     return bytes([coded[0][0] | coded[1][0] << 1]) + coded[0][1] + coded[1][1]
 
 

@@ -21,8 +21,10 @@ RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of runs and of 
 DistOption = Annotated[Path, typer.Option("--dist", help="Folder of the bundles.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 CoderOption = Annotated[
-    Literal["huffman", "adaptive", "auto"],
-    typer.Option(help="adaptive: smaller, slower to decode; auto: the smaller one for each tensor."),
+    Literal["huffman", "static", "adaptive", "auto"],
+    typer.Option(
+        help="static: smaller for many zeros; adaptive: smaller, slower to decode; auto: the smallest."
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no words about it.")]
 StageOption = Annotated[str | None, typer.Option(help="Whose network; default: the first stage's.")]

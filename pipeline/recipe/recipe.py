@@ -277,8 +277,10 @@ class Deploy(Settings):
         "under 16 G: about a quarter second on one thread",
     )
     threads: list[Annotated[int, Field(ge=1)]] = [1]
-    coder: Literal["huffman", "adaptive", "auto"] = Field(
-        "huffman", description="of model.tsr; adaptive: smaller, slower to decode; auto: the smaller a tensor"
+    coder: Literal["huffman", "static", "adaptive", "auto"] = Field(
+        "huffman",
+        description="of model.tsr; static: smaller where zeros abound; adaptive: smaller, slower to decode; "
+        "auto: the smallest a tensor",
     )
     int8: bool = True
     int8_reduce_range: bool | None = Field(None, description="7-bit weights; default: if the CPU has no VNNI")

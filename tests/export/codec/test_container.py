@@ -111,9 +111,9 @@ def test_mutations_behind_a_repaired_digest_are_told_or_harmless(changes):
 
 def test_other_versions_and_files_are_refused():
     with pytest.raises(
-        FormatError, match="unknown version of the packed format. Got 2. Wanted 1. Where: byte 3"
+        FormatError, match="unknown version of the packed format. Got 3. Wanted 1..2. Where: byte 3"
     ):
-        read_container(PACKED[:3] + b"\x02" + PACKED[4:])
+        read_container(PACKED[:3] + b"\x03" + PACKED[4:])
     with pytest.raises(FormatError, match="this is no packed file. Got b'PK"):
         read_container(b"PK\x03\x04" + bytes(100))
     with pytest.raises(

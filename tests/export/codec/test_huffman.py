@@ -151,7 +151,7 @@ def test_kernels_work_where_nothing_can_be_cached(monkeypatch):
         return lambda function: function
 
     monkeypatch.setattr(huffman_fast.numba, "njit", no_place)
-    assert huffman_fast._Kernel(lambda x: x + 1)(1) == 2
+    assert huffman_fast.Kernel(lambda x: x + 1)(1) == 2
 
     def full_disk(function):
         def compiled(x):
@@ -162,7 +162,7 @@ def test_kernels_work_where_nothing_can_be_cached(monkeypatch):
     monkeypatch.setattr(
         huffman_fast.numba, "njit", lambda **options: full_disk if options.get("cache") else lambda f: f
     )
-    assert huffman_fast._Kernel(lambda x: x + 1)(1) == 2
+    assert huffman_fast.Kernel(lambda x: x + 1)(1) == 2
 
 
 def test_auto_goes_on_without_numba(monkeypatch):

@@ -1,8 +1,11 @@
 """Packing: any bytes come back as they were, small models get small, damage and failed writes are told."""
 
+import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tersor.errors import BadInput, FormatError, TersorError, Unavailable
 from tersor.export.codec import pack as packing
 from tersor.export.codec import packed_model, tensor_coding
+from tersor.export.codec.bits import write_varint
+from tersor.export.codec.container import TENSORS, write_container
 from tersor.export.codec.ledger import inspect
 from tersor.export.codec.onnx_spans import find_cuts, find_spans
 from tersor.export.codec.tensor_coding import NAMES
@@ -103,6 +108,27 @@ def every_kind():
     return model
 
 
+def every_new_form():
+    """A model whose packed file (coder static) has all that version 2 brought."""
+    rng = np.random.default_rng(7)
+    step = rng.uniform(0.01, 0.1, (40, 1)).astype(np.float32)
+    rows = rng.choice([-5, -3, 0, 3, 5], (40, 60), p=[0.05, 0.05, 0.8, 0.05, 0.05]).astype(np.float32) * step
+    rows[rows == 0] = 0
+    rows[7] = rng.normal(0, 1, 60)
+    arrays = {
+        "grid": rng.integers(-512, 512, 40).astype(np.float32) / 256,
+        "fields": (1000 + rng.integers(0, 64, 60)).astype(np.float32) / 8,
+        "rows": rows,
+        "pooled": rng.normal(0, 1, 50).astype(np.float32),
+        "skewed": (rng.random(3000) < 0.06).astype(np.uint8) * rng.integers(1, 5, 3000).astype(np.uint8),
+        "rows again": rows,
+    }
+    arrays["pooled again"] = arrays["pooled"]
+    arrays["pooled thrice"] = arrays["pooled"]
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    return _model(nodes, [numpy_helper.from_array(v, k) for k, v in arrays.items()], [1], [1])
+
+
 def _model(nodes, tensors, in_shape, out_shape):
     graph = helper.make_graph(
         nodes,
@@ -119,6 +145,54 @@ def test_the_model_of_every_kind_reaches_the_form_of_rounded_rows(tmp_path):
     source.write_bytes(every_kind().SerializeToString())
     packing.pack(source, packed)
     assert {row.name: row.form for row in inspect(packed)}["rounded"] == "scaled"
+
+
+def forms(tmp_path, data, coder):
+    """Return {tensor: form} of the packed model; it comes back byte for byte."""
+    (tmp_path / "a.tsr").write_bytes(packing.pack_bytes(data, coder=coder))
+    assert packing.unpack_bytes((tmp_path / "a.tsr").read_bytes()) == data
+    return {row.name: row.form for row in inspect(tmp_path / "a.tsr")}
+
+
+def test_the_model_of_new_forms_reaches_them_all(tmp_path):
+    found = forms(tmp_path, every_new_form().SerializeToString(), "static")
+    assert {"scaled rows", "grid", "copy", "byte-planes (pooled)"} <= set(found.values())
+    assert [found[name] for name in ("grid", "fields", "rows", "pooled")] == [
+        "grid",
+        "grid",
+        "scaled rows",
+        "byte-planes (pooled)",
+    ]
+
+
+def test_equal_tensors_are_coded_once_whatever_their_form(tmp_path):
+    found = forms(tmp_path, every_new_form().SerializeToString(), "huffman")
+    assert [found[name] for name in ("rows again", "pooled again", "pooled thrice")] == ["copy"] * 3
+    weights = np.random.default_rng(0).normal(0, 1, (50, 50)).astype(np.float32)
+    once, twice = (len(packing.pack_bytes(_weights_alone([weights] * n).SerializeToString())) for n in (1, 2))
+    assert twice < once + 60
+
+
+def test_a_copy_of_what_is_not_there_or_of_another_size_is_told():
+    first, second = np.ones(40, np.float32), np.arange(50, dtype=np.float32)
+    data = _weights_alone([first, second]).SerializeToString()
+    sections, _ = packed_model.encode_model(memoryview(data), find_spans(memoryview(data)), "huffman")
+    for copy, words, version in (
+        (b"\x0b\x01", "another size", 2),
+        (b"\x0b\x00", "copy of itself", 2),
+        (b"\x0b\x02", "out of range", 2),
+        (b"\x1b\x01", "unknown form", 2),
+        (b"\x0b\x01", "unknown form", 1),
+    ):
+        changed = {n: list(parts) for n, parts in sections.items()}
+        changed[TENSORS] = [sections[TENSORS][0], copy]
+        with pytest.raises(FormatError, match=words):
+            packing.unpack_bytes(write_container(len(data), zlib.crc32(data), changed, version))
+
+
+def _weights_alone(arrays):
+    tensors = [numpy_helper.from_array(v, f"w{i}") for i, v in enumerate(arrays)]
+    return _model([helper.make_node("Identity", ["x"], ["y"])], tensors, [1], [1])
 
 
 @pytest.mark.parametrize("make", [conv_net, every_kind])
@@ -225,7 +299,7 @@ def test_missing_files_and_unknown_coders_are_told(tmp_path):
     for read in (packing.inspect, lambda p: packing.unpack(p, tmp_path / "o")):
         with pytest.raises(BadInput, match=r"cannot read the file.*nowhere"):
             read(tmp_path / "nowhere")
-    with pytest.raises(BadInput, match="unknown coder. Got zip. Wanted huffman or adaptive or auto"):
+    with pytest.raises(BadInput, match="unknown coder. Got zip. Wanted huffman or static or"):
         packing.pack_bytes(b"", coder="zip")
 
 
@@ -272,3 +346,30 @@ def test_every_model_of_onnx_own_test_data_comes_back():
         data = file.read_bytes()
         for coder in ("huffman", "auto"):
             assert packing.unpack_bytes(packing.pack_bytes(data, coder=coder)) == data, file
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_changed_cut_and_lying_version_2_files_are_told_in_bounded_memory(seed):
+    data = every_new_form().SerializeToString()
+    packed = packing.pack_bytes(data, coder="static")
+    rng = np.random.default_rng(seed)
+    told = 0
+    tracemalloc.start()
+    for _ in range(60):
+        changed, kind = bytearray(packed[:4] + packed[36:]), rng.integers(3)
+        place = int(rng.integers(8, len(changed)))
+        if kind == 0:
+            changed[place] ^= 1 << rng.integers(8)
+        elif kind == 1:
+            del changed[place:]
+        else:
+            changed[place : place + 2] = write_varint(int(2 ** rng.uniform(0, 62)))
+        digest = hashlib.sha256(changed).digest()  # made to fit, so that the parser behind it is reached
+        try:
+            assert packing.unpack_bytes(bytes(changed[:4] + digest + changed[4:]), max_bytes=1 << 20) == data
+        except FormatError:
+            told += 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert told > 50
+    assert peak < 64 << 20

@@ -9,6 +9,7 @@ from tersor.errors import FormatError
 from tersor.export.codec import form_choice, tensor_coding
 from tersor.export.codec.bits import ByteReader
 from tersor.export.codec.form_choice import encode_piece
+from tersor.export.codec.grid_form import decode_grid, encode_grid, on_grid
 from tersor.export.codec.scaled_form import split_scales
 from tersor.export.codec.tensor_coding import MAX_PIECE, NAMES, Piece, decode_piece, split_pieces
 from tersor.export.codec.value_coding import encode_values
@@ -36,7 +37,7 @@ def decoded(piece, block):
     st.integers(1, 40),
     st.integers(0, 2**32 - 1),
     st.booleans(),
-    st.sampled_from(["huffman", "adaptive", "auto"]),
+    st.sampled_from(["huffman", "static", "adaptive", "auto"]),
 )
 def test_any_tensor_comes_back(width, dims, share, distinct, seed, zero_default, coder):
     rng = np.random.default_rng(seed)
@@ -73,7 +74,7 @@ def test_every_form_holds_a_sparse_tensor():
     many = rng.normal(0, 1, (90, 200)).astype(np.float32)
     assert forms_of(many) == {"raw", "byte-planes"}
     assert "lzma" in forms_of(np.tile(rng.integers(0, 255, 500).astype(np.uint8), 20), False)
-    rest = {"lzma", "byte-planes (pooled)", "adaptive", "scaled"}  # adaptive: test_adaptive.py
+    rest = {"lzma", "byte-planes (pooled)", "adaptive", "scaled", "scaled rows", "grid", "copy"}
     assert set(NAMES) | {"byte-planes"} == shared | rest
 
 
@@ -139,7 +140,7 @@ def rounded_weights(shape, bits, seed, share=1.0):
     st.integers(1, 10),
     st.integers(0, 2**32 - 1),
     st.floats(0.05, 1),
-    st.sampled_from(["huffman", "adaptive", "auto"]),
+    st.sampled_from(["huffman", "static", "adaptive", "auto"]),
 )
 def test_weights_rounded_by_rows_come_back(dims, bits, seed, share, coder):
     weights = rounded_weights(tuple(dims), bits, seed, share)
@@ -160,15 +161,64 @@ def test_rows_of_their_own_scales_take_the_bits_of_their_integers(bits):
 
 def test_scales_are_found_for_what_products_leave_and_for_nothing_else():
     weights = rounded_weights((32, 100), 8, 1)
-    scales, integers = split_scales(weights.reshape(-1).view("<u4"), weights.shape)
-    assert len(scales) == 32
-    assert integers.itemsize == 1
+    split = split_scales(weights.reshape(-1).view("<u4"), weights.shape)
+    assert split is not None
+    assert len(split.scales) == 32
+    assert split.integers.itemsize == 1
     dense = np.random.default_rng(0).normal(0, 1, (32, 100)).astype(np.float32)
     assert split_scales(dense.reshape(-1).view("<u4"), dense.shape) is None
-    weights[3, 5] = np.nextafter(weights[3, 5], np.float32(9))  # one bit off in one weight
-    assert split_scales(weights.reshape(-1).view("<u4"), weights.shape) is None
-    weights[3, 5] = np.nan
-    assert split_scales(weights.reshape(-1).view("<u4"), weights.shape) is None
+    for wrong in (np.nextafter(weights[3, 5], np.float32(9)), np.nan, np.inf, np.float32(-0.0)):
+        weights[3, 5] = wrong
+        split = split_scales(weights.reshape(-1).view("<u4"), weights.shape)
+        assert split is not None
+        assert np.flatnonzero(~split.good).tolist() == [3]
+
+
+@pytest.mark.parametrize("magnitudes", [(2, 3), (3, 5)])
+def test_sparse_rows_without_a_value_of_one_step_take_the_form(magnitudes):
+    rng = np.random.default_rng(0)
+    integers = (
+        rng.choice(magnitudes, (64, 288)) * rng.choice([-1, 1], (64, 288)) * (rng.random((64, 288)) < 0.1)
+    )
+    weights = integers.astype(np.float32) * rng.uniform(0.01, 0.1, (64, 1)).astype(np.float32) + np.float32(0)
+    piece = Piece(weights.shape, 4, True)
+    block = encode_piece(piece, weights.reshape(-1).view("<u4"))
+    values, form = decoded(piece, block)
+    assert form == "scaled"
+    assert np.array_equal(values, weights.reshape(-1).view("<u4"))
+
+
+def test_one_bad_row_costs_its_own_floats_and_not_the_form():
+    weights = rounded_weights((64, 288), 3, 0)
+    piece, values = Piece(weights.shape, 4, True), weights.reshape(-1).view("<u4")
+    before = len(encode_piece(piece, values))
+    weights[7] = np.random.default_rng(1).normal(0, 1, 288).astype(np.float32)
+    block = encode_piece(piece, values)
+    back, form = decoded(piece, block)
+    assert form == "scaled rows"
+    assert np.array_equal(back, values)
+    assert len(block) < before + 4 * 288
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 20), st.integers(-100, 100), st.integers(0, 2**32 - 1))
+def test_vectors_on_a_grid_come_back(count, bits, exponent, seed):
+    rng = np.random.default_rng(seed)
+    vector = np.ldexp(rng.integers(-(2**bits), 2**bits, count), exponent).astype(np.float32)
+    grid = on_grid(vector.view("<u4"))
+    if grid is None:
+        assert not vector.any()
+        return
+    flags, coded = encode_grid(grid)
+    source = ByteReader(coded, "test")
+    assert np.array_equal(decode_grid(source, count, flags), vector.view("<u4"))
+    source.finish()
+
+
+def test_a_bias_of_ten_bits_costs_about_ten_bits():
+    vector = np.random.default_rng(0).integers(-512, 512, 64).astype(np.float32) / 256
+    block = encode_piece(Piece((64,), 4, True), vector.view("<u4"))
+    assert len(block) <= 64 * 10 / 8 + 6
 
 
 ONE_SCALE = encode_values(np.ones(1, "<f4").view("<u4"), np.ones(1, "<f4").view("<u4"), True)
@@ -179,7 +229,7 @@ ONE_SCALE = encode_values(np.ones(1, "<f4").view("<u4"), np.ones(1, "<f4").view(
     [
         (b"\x18\x00", Piece((4,), 4, True), "scales for a tensor without rows"),
         (b"\x28\x00", Piece((2, 2), 8, True), "scales for a tensor without rows"),
-        (b"\x18" + ONE_SCALE + b"\x01", Piece((1, 2), 4, True), "integers are pooled"),
+        (b"\x18" + ONE_SCALE + b"\x01", Piece((1, 2), 4, True), "within a record is pooled"),
         (b"\x38\x00", Piece((2, 2), 4, True), "unknown form"),
     ],
 )
