@@ -24,7 +24,7 @@ from tersor.models.network import Network
 from tersor.pipeline.accuracy.evaluate import Images, autocast, evaluate
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Training
-from tersor.pipeline.training.augmentation import augment, check_smaller, shrink
+from tersor.pipeline.training.augmentation import Draws, augment, check_smaller, shrink
 from tersor.pipeline.training.constraints import bake, constrain
 from tersor.pipeline.training.learned_steps import attach_grids, learned_forms, take_grids
 from tersor.pipeline.training.optimization import compiled, forget_compiled, learning_rate, make_optimizer
@@ -127,20 +127,28 @@ class _Run:
         torch.manual_seed(_mix(self.seed, self.epoch) + 1)  # dropout draws from the global generator
         self.module.train()
         order = torch.randperm(len(self.train), generator=generator).to(self.device)
-        total, right, seen, began, cpu_began = 0.0, 0, 0, time.monotonic(), time.process_time()
-        for step, chosen in enumerate(order.split(self.settings.batch_size)):
-            if len(chosen) == 1 and seen:
-                continue  # BatchNorm has no variance over a single image
+        began, cpu_began = time.monotonic(), time.process_time()
+        batches = order.split(self.settings.batch_size)
+        if len(batches) > 1 and len(batches[-1]) == 1:
+            batches = batches[:-1]  # BatchNorm has no variance over a single image
+        sizes = [len(batch) for batch in batches]
+        draws = Draws.of(sizes, self.settings.augment, generator, self.device)
+        losses, hits = list[Tensor](), list[Tensor]()
+        for step, chosen in enumerate(batches):
             self._set_rate(self.epoch * self.batches + step)
+            if self.sparse.prunes_at(self.epoch * self.batches + step, self.batches):
+                self._read(losses)  # a ramp must not rank what is no longer a number
             self.sparse.before_step(self.epoch * self.batches + step, self.batches)
-            inputs = augment(self.train.inputs[chosen], self.settings.augment, generator)
+            part = draws.part(step * self.settings.batch_size, len(chosen))
+            inputs = augment(self.train.inputs[chosen], self.settings.augment, part)
             if (small := self.settings.smaller) and self.epoch < round(small.share * self.settings.epochs):
                 inputs = shrink(inputs, small.pixels)
-            loss, hits = self._step(inputs, self.train.labels[chosen])
-            self._check(loss, step)
-            total, right, seen = total + loss * len(chosen), right + hits, seen + len(chosen)
+            loss, right = self._step(inputs, self.train.labels[chosen])
+            losses.append(loss)
+            hits.append(right)
             done = (self.epoch + (step + 1) / self.batches) / self.settings.epochs
             progress(done, self._words())
+        total = sum((loss * size for loss, size in zip(self._read(losses), sizes)), 0.0)
         evaluation = evaluate(self.module, self.validation, precision=self.settings.precision)
         self.epoch += 1
         self.seconds += time.monotonic() - began
@@ -148,8 +156,8 @@ class _Run:
         self.history.append(
             {
                 "epoch": self.epoch,
-                "train_loss": total / seen,
-                "train_accuracy_fraction": right / seen,
+                "train_loss": total / sum(sizes),
+                "train_accuracy_fraction": int(torch.stack(hits).sum()) / sum(sizes),
                 "validation_loss": evaluation.loss,
                 "validation_accuracy_fraction": evaluation.accuracy_fraction,
                 "seconds": round(self.seconds, 3),
@@ -160,8 +168,8 @@ class _Run:
         self._remember_best(evaluation.loss)
         progress(self.epoch / self.settings.epochs, self._words())
 
-    def _step(self, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
-        """One update; returns the batch's loss and how many of its images were right."""
+    def _step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One update; the batch's loss and how many of its images were right, not read: a GPU goes on meanwhile."""
         if self.settings.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.settings.precision):
@@ -174,7 +182,7 @@ class _Run:
         self.sparse.after_backward()
         self.optimizer.step()
         self.sparse.after_step(self.optimizer.param_groups[0]["lr"])
-        return float(loss.detach()), int((logits.detach().argmax(1) == labels).sum())
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def _distance(self, logits: Tensor, inputs: Tensor) -> Tensor:
         """Softened outputs against the teacher's (Hinton, Vinyals and Dean, arXiv:1503.02531)."""
@@ -185,14 +193,19 @@ class _Run:
         theirs = functional.log_softmax(teacher_logits / TEMPERATURE, 1)
         return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * TEMPERATURE**2
 
-    def _check(self, loss: float, step: int) -> None:
-        if not math.isfinite(loss):
+    def _read(self, losses: list[Tensor]) -> list[float]:
+        """The losses of an epoch's steps so far, read from the device at once; all are numbers."""
+        values: list[float] = torch.stack(losses).tolist() if losses else []
+        for step, loss in enumerate(values):
+            if math.isfinite(loss):
+                continue
             raise TersorError(
                 "training diverged: the loss is no longer a number",
                 got=f"a loss of {loss}",
                 where=f"epoch {self.epoch + 1}, batch {step + 1} of {self.batches}",
                 todo=f"Lower learning_rate (now {self.settings.learning_rate:g}), or check the data for NaN",
             )
+        return values
 
     def _set_rate(self, step: int) -> None:
         rate = learning_rate(self.settings, step, self.settings.epochs * self.batches)
