@@ -37,7 +37,7 @@ class KeepZeros(nn.Module):
 class _Lookup(torch.autograd.Function):
     """codebook[index]; the gradient of a centroid is the sum over its members (Han et al., arXiv:1510.00149).
 
-    index_add in float64: the bits of bincount on a CPU, and on a GPU deterministic, which bincount is not there.
+    index_add in float64: on a CPU the bits of bincount, and deterministic on a GPU, where that is not.
     """
 
     @staticmethod

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
-from tersor.errors import TersorError
+from tersor.errors import TersorError, Unavailable
 from tersor.files import write_whole
 from tersor.models.network import Network
 from tersor.pipeline.accuracy.evaluate import Images, autocast, evaluate
@@ -64,12 +64,16 @@ def fit(
         layers' inputs are on grids, its accuracies are with these.
 
     Raises:
-        TersorError: the loss is no longer a number.
+        TersorError: the loss is no longer a number; told by the end of the epoch.
+        Unavailable: the batch does not fit into the GPU's memory; the checkpoint stays.
     """
     run = _Run(network, settings, data, seed, device, teacher)
     run.resume(checkpoint)
     while run.epoch < settings.epochs and not run.stopped():
-        run.one_epoch(progress)
+        try:
+            run.one_epoch(progress)
+        except torch.OutOfMemoryError as error:
+            raise run.too_large(error) from error
         if checkpoint is not None:
             run.save(checkpoint)
     return run.result()
@@ -169,7 +173,7 @@ class _Run:
         progress(self.epoch / self.settings.epochs, self._words())
 
     def _step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One update; the batch's loss and how many of its images were right, not read: a GPU goes on meanwhile."""
+        """One update; the loss and how many were right stay on the device, so that a GPU need not wait."""
         if self.settings.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.settings.precision):
@@ -206,6 +210,33 @@ class _Run:
                 todo=f"Lower learning_rate (now {self.settings.learning_rate:g}), or check the data for NaN",
             )
         return values
+
+    def too_large(self, error: torch.OutOfMemoryError) -> Unavailable:
+        """What to say when memory ran out: the halved batch that fits, tried; this run cannot go on."""
+        fits = self._fitting_batch()
+        return Unavailable(
+            "the GPU's memory is too small for the training",
+            got=f"batch_size {self.settings.batch_size}: {str(error).split('. ')[0]}",
+            where=f"epoch {self.epoch + 1}",
+            todo=f"Set batch_size={fits}, which fits"
+            if fits
+            else "Use a GPU with more memory, or wait for the processes that share it: no batch fits",
+        )
+
+    def _fitting_batch(self) -> int | None:
+        """Half the batch, a quarter and so on, until a step goes through; None: not even 2 images."""
+        size = self.settings.batch_size // 2
+        while size >= 2:
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+            try:
+                self._step(self.train.inputs[:size], self.train.labels[:size])
+            except torch.OutOfMemoryError:
+                size //= 2
+            else:
+                return size
+        return None
 
     def _set_rate(self, step: int) -> None:
         rate = learning_rate(self.settings, step, self.settings.epochs * self.batches)

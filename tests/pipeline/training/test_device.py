@@ -1,13 +1,14 @@
 """Training on a GPU, kept working where there is none.
 
-On PyTorch's `meta` device tensors have shapes and no values: a step with a tensor left on the CPU is an error
-there, as on a GPU. The operators of the same steps on the CPU are held against those that PyTorch documents as
-without a deterministic form on CUDA (`torch.use_deterministic_algorithms`).
+On PyTorch's `meta` device tensors have shapes and no values: a step with a tensor left on the CPU is an
+error there, as on a GPU. The operators of the same steps on the CPU are held against those that PyTorch
+documents as without a deterministic form on CUDA (`torch.use_deterministic_algorithms`).
 """
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +16,11 @@ import torch
 from nets import blobs, make
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tersor.errors import TersorError
+from tersor.errors import TersorError, Unavailable
 from tersor.models.network import Activation, Form, Network
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Train, Tune
-from tersor.pipeline.training.fit import _Run
+from tersor.pipeline.training.fit import _Run, fit
 
 NOT_DETERMINISTIC = {
     "avg_pool3d_backward",
@@ -109,7 +110,9 @@ def pruned() -> Network:
 
 
 def shared(zeros: bool) -> Network:
-    return formed(lambda w: ((w * 20).round().clamp(-3, 4) + (not zeros)) / 20, lambda w: Form("shared", zeros, 3))
+    return formed(
+        lambda w: ((w * 20).round().clamp(-3, 4) + (not zeros)) / 20, lambda w: Form("shared", zeros, 3)
+    )
 
 
 def gridded(bits: int, axis: int | None, zeros: bool = False) -> Network:
@@ -198,7 +201,9 @@ def test_every_step_has_a_deterministic_form_on_a_gpu(name: str) -> None:
     assert not NOT_DETERMINISTIC & set(operators.used)
 
 
-@pytest.mark.parametrize("name", ["dense", "shared", "3 bits, learned, axis 0", "hard_threshold", "distilled"])
+@pytest.mark.parametrize(
+    "name", ["dense", "shared", "3 bits, learned, axis 0", "hard_threshold", "distilled"]
+)
 def test_more_batches_read_no_more_values(name: str) -> None:
     few, many = (an_epoch(CASES[name], "meta", blobs(count))[1] for count in (40, 120))
     assert many.used["convolution_backward"] == 3 * few.used["convolution_backward"]
@@ -212,3 +217,23 @@ def test_a_loss_that_is_no_number_is_told_with_its_batch_by_the_end_of_the_epoch
     with pytest.raises(TersorError, match="epoch 1, batch 1 of 3"):
         run.one_epoch(lambda *_: None)
     assert run.epoch == 0
+
+
+@pytest.mark.parametrize(("room", "said"), [(6, "batch_size=5"), (1, "no batch fits")])
+def test_out_of_memory_says_the_batch_that_fits_and_keeps_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, said: str
+) -> None:
+    step, epochs = _Run._step, 1
+
+    def too_small(run: _Run, inputs: torch.Tensor, labels: torch.Tensor) -> Any:
+        if run.epoch == epochs and len(inputs) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has none")
+        return step(run, inputs, labels)
+
+    monkeypatch.setattr(_Run, "_step", too_small)
+    settings = Train(stage="train", epochs=2, batch_size=20, learning_rate=0.01)
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(Unavailable, match=said) as caught:
+        fit(plain(), settings, small(), seed=0, checkpoint=checkpoint)
+    assert caught.value.exit_code == 4
+    assert torch.load(checkpoint, weights_only=True)["numbers"][0] == epochs
