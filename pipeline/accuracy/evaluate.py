@@ -1,6 +1,7 @@
 """Measure a network on a split: accuracy, top-5, loss; and the BatchNorm statistics of a set of images."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -47,25 +48,29 @@ class Evaluation:
 
 @dataclass
 class Tally:
-    """The sums behind an Evaluation, batch by batch; top-5 of fewer than five classes is 1."""
+    """The sums behind an Evaluation, batch by batch; top-5 of fewer than five classes is 1.
+
+    They lie where the outputs do until the result is asked for: reading each batch's would make a GPU wait.
+    """
 
     images: int = 0
-    right: int = 0
-    among_five: int = 0
-    loss: float = 0.0
+    right: Tensor | int = 0
+    among_five: Tensor | int = 0
+    loss: Tensor | float = 0.0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count one batch: logits (N, classes), labels (N,)."""
         logits = logits.float()
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         self.images += len(labels)
-        self.right += int((logits.argmax(1) == labels).sum())
-        self.among_five += int(best.any(1).sum())
-        self.loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+        self.right = self.right + (logits.argmax(1) == labels).sum()
+        self.among_five = self.among_five + best.any(1).sum()
+        self.loss = self.loss + functional.cross_entropy(logits, labels, reduction="sum").double()
 
     def result(self) -> Evaluation:
         """The measures over all images counted; at least one."""
-        return Evaluation(self.right / self.images, self.among_five / self.images, self.loss / self.images)
+        right, among_five, loss = int(self.right), int(self.among_five), float(self.loss)
+        return Evaluation(right / self.images, among_five / self.images, loss / self.images)
 
 
 def evaluate(
@@ -103,6 +108,6 @@ def reestimate_batch_norm(module: nn.Module, inputs: Tensor, *, batch_size: int 
     return module.eval()
 
 
-def autocast(device: str, precision: str) -> torch.autocast:
+def autocast(device: str, precision: str) -> AbstractContextManager[object]:
     """The context in which `bf16` multiplies in bfloat16 and `fp32` changes nothing."""
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()

@@ -1,5 +1,8 @@
 """Random changes to batches of training images."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -8,21 +11,55 @@ from tersor.errors import BadInput
 from tersor.pipeline.recipe.recipe import Augment
 
 
-def augment(images: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
-    """Shift and mirror a batch (N, C, H, W) at random; each image is drawn for itself."""
+@dataclass(frozen=True)
+class Draws:
+    """What was drawn for images: shifts (2, N), int64, in 0 .. 2 x shift_pixels; mirrored (N,), bool."""
+
+    shifts: Tensor | None
+    mirrored: Tensor | None
+
+    @staticmethod
+    def of(
+        counts: Sequence[int], settings: Augment, generator: torch.Generator, device: str | torch.device
+    ) -> "Draws":
+        """Draw on the CPU for batches of `counts` images, and bring all to the device at once.
+
+        A copy for each batch would make the CPU wait for the GPU at every step.
+        """
+        shifts, mirrored = list[Tensor](), list[Tensor]()
+        for count in counts:
+            if pad := settings.shift_pixels:
+                shifts.append(torch.randint(0, 2 * pad + 1, (2, count), generator=generator))
+            if settings.flip:
+                mirrored.append(torch.rand(count, generator=generator).lt(0.5))
+        return Draws(
+            torch.cat(shifts, 1).to(device) if shifts else None,
+            torch.cat(mirrored).to(device) if mirrored else None,
+        )
+
+    def part(self, begin: int, count: int) -> "Draws":
+        """Those of `count` images from `begin` on."""
+        chosen = slice(begin, begin + count)
+        return Draws(
+            self.shifts[:, chosen] if self.shifts is not None else None,
+            self.mirrored[chosen] if self.mirrored is not None else None,
+        )
+
+
+def augment(images: Tensor, settings: Augment, draws: Draws) -> Tensor:
+    """Shift and mirror a batch (N, C, H, W) as was drawn; each image for itself."""
     count, _, height, width = images.shape
     device, pad = images.device, settings.shift_pixels
-    if pad:
+    if draws.shifts is not None:
         padded = functional.pad(images, (pad, pad, pad, pad), value=0.0)
-        down, right = torch.randint(0, 2 * pad + 1, (2, count), generator=generator).to(device)
+        down, right = draws.shifts
         rows = (down[:, None] + torch.arange(height, device=device))[:, None, :, None]
         columns = (right[:, None] + torch.arange(width, device=device))[:, None, None, :]
         which = torch.arange(count, device=device)[:, None, None, None]
         channels = torch.arange(images.shape[1], device=device)[None, :, None, None]
         images = padded[which, channels, rows, columns]
-    if settings.flip:
-        mirrored = torch.rand(count, generator=generator).lt(0.5).to(device)
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    if draws.mirrored is not None:
+        images = torch.where(draws.mirrored[:, None, None, None], images.flip(3), images)
     return images
 
 

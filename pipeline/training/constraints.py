@@ -37,7 +37,7 @@ class KeepZeros(nn.Module):
 class _Lookup(torch.autograd.Function):
     """codebook[index]; the gradient of a centroid is the sum over its members (Han et al., arXiv:1510.00149).
 
-    bincount in float64 makes that sum deterministic and fast.
+    index_add in float64: on a CPU the bits of bincount, and deterministic on a GPU, where that is not.
     """
 
     @staticmethod
@@ -51,7 +51,8 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         """Sum the gradient over each centroid's members."""
         (index,) = ctx.saved_tensors
-        total = torch.bincount(index.flatten(), weights=grad.flatten().double(), minlength=ctx.count)
+        total = torch.zeros(ctx.count, dtype=torch.float64, device=grad.device)
+        total.index_add_(0, index.flatten(), grad.flatten().double())
         return total.to(grad.dtype), None
 
 

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
-from tersor.errors import TersorError
+from tersor.errors import TersorError, Unavailable
 from tersor.files import write_whole
 from tersor.models.network import Network
 from tersor.pipeline.accuracy.evaluate import Images, autocast, evaluate
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Training
-from tersor.pipeline.training.augmentation import augment, check_smaller, shrink
+from tersor.pipeline.training.augmentation import Draws, augment, check_smaller, shrink
 from tersor.pipeline.training.constraints import bake, constrain
 from tersor.pipeline.training.learned_steps import attach_grids, learned_forms, take_grids
 from tersor.pipeline.training.optimization import compiled, forget_compiled, learning_rate, make_optimizer
@@ -64,12 +64,16 @@ def fit(
         layers' inputs are on grids, its accuracies are with these.
 
     Raises:
-        TersorError: the loss is no longer a number.
+        TersorError: the loss is no longer a number; told by the end of the epoch.
+        Unavailable: the batch does not fit into the GPU's memory; the checkpoint stays.
     """
     run = _Run(network, settings, data, seed, device, teacher)
     run.resume(checkpoint)
     while run.epoch < settings.epochs and not run.stopped():
-        run.one_epoch(progress)
+        try:
+            run.one_epoch(progress)
+        except torch.OutOfMemoryError as error:
+            raise run.too_large(error) from error
         if checkpoint is not None:
             run.save(checkpoint)
     return run.result()
@@ -127,20 +131,28 @@ class _Run:
         torch.manual_seed(_mix(self.seed, self.epoch) + 1)  # dropout draws from the global generator
         self.module.train()
         order = torch.randperm(len(self.train), generator=generator).to(self.device)
-        total, right, seen, began, cpu_began = 0.0, 0, 0, time.monotonic(), time.process_time()
-        for step, chosen in enumerate(order.split(self.settings.batch_size)):
-            if len(chosen) == 1 and seen:
-                continue  # BatchNorm has no variance over a single image
+        began, cpu_began = time.monotonic(), time.process_time()
+        batches = order.split(self.settings.batch_size)
+        if len(batches) > 1 and len(batches[-1]) == 1:
+            batches = batches[:-1]  # BatchNorm has no variance over a single image
+        sizes = [len(batch) for batch in batches]
+        draws = Draws.of(sizes, self.settings.augment, generator, self.device)
+        losses, hits = list[Tensor](), list[Tensor]()
+        for step, chosen in enumerate(batches):
             self._set_rate(self.epoch * self.batches + step)
+            if self.sparse.prunes_at(self.epoch * self.batches + step, self.batches):
+                self._read(losses)  # a ramp must not rank what is no longer a number
             self.sparse.before_step(self.epoch * self.batches + step, self.batches)
-            inputs = augment(self.train.inputs[chosen], self.settings.augment, generator)
+            part = draws.part(step * self.settings.batch_size, len(chosen))
+            inputs = augment(self.train.inputs[chosen], self.settings.augment, part)
             if (small := self.settings.smaller) and self.epoch < round(small.share * self.settings.epochs):
                 inputs = shrink(inputs, small.pixels)
-            loss, hits = self._step(inputs, self.train.labels[chosen])
-            self._check(loss, step)
-            total, right, seen = total + loss * len(chosen), right + hits, seen + len(chosen)
+            loss, right = self._step(inputs, self.train.labels[chosen])
+            losses.append(loss)
+            hits.append(right)
             done = (self.epoch + (step + 1) / self.batches) / self.settings.epochs
             progress(done, self._words())
+        total = sum((loss * size for loss, size in zip(self._read(losses), sizes)), 0.0)
         evaluation = evaluate(self.module, self.validation, precision=self.settings.precision)
         self.epoch += 1
         self.seconds += time.monotonic() - began
@@ -148,8 +160,8 @@ class _Run:
         self.history.append(
             {
                 "epoch": self.epoch,
-                "train_loss": total / seen,
-                "train_accuracy_fraction": right / seen,
+                "train_loss": total / sum(sizes),
+                "train_accuracy_fraction": int(torch.stack(hits).sum()) / sum(sizes),
                 "validation_loss": evaluation.loss,
                 "validation_accuracy_fraction": evaluation.accuracy_fraction,
                 "seconds": round(self.seconds, 3),
@@ -160,8 +172,8 @@ class _Run:
         self._remember_best(evaluation.loss)
         progress(self.epoch / self.settings.epochs, self._words())
 
-    def _step(self, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
-        """One update; returns the batch's loss and how many of its images were right."""
+    def _step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One update; the loss and how many were right stay on the device, so that a GPU need not wait."""
         if self.settings.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.settings.precision):
@@ -174,7 +186,7 @@ class _Run:
         self.sparse.after_backward()
         self.optimizer.step()
         self.sparse.after_step(self.optimizer.param_groups[0]["lr"])
-        return float(loss.detach()), int((logits.detach().argmax(1) == labels).sum())
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def _distance(self, logits: Tensor, inputs: Tensor) -> Tensor:
         """Softened outputs against the teacher's (Hinton, Vinyals and Dean, arXiv:1503.02531)."""
@@ -185,14 +197,46 @@ class _Run:
         theirs = functional.log_softmax(teacher_logits / TEMPERATURE, 1)
         return functional.kl_div(ours, theirs, reduction="batchmean", log_target=True) * TEMPERATURE**2
 
-    def _check(self, loss: float, step: int) -> None:
-        if not math.isfinite(loss):
+    def _read(self, losses: list[Tensor]) -> list[float]:
+        """The losses of an epoch's steps so far, read from the device at once; all are numbers."""
+        values: list[float] = torch.stack(losses).tolist() if losses else []
+        for step, loss in enumerate(values):
+            if math.isfinite(loss):
+                continue
             raise TersorError(
                 "training diverged: the loss is no longer a number",
                 got=f"a loss of {loss}",
                 where=f"epoch {self.epoch + 1}, batch {step + 1} of {self.batches}",
                 todo=f"Lower learning_rate (now {self.settings.learning_rate:g}), or check the data for NaN",
             )
+        return values
+
+    def too_large(self, error: torch.OutOfMemoryError) -> Unavailable:
+        """What to say when memory ran out: the halved batch that fits, tried; this run cannot go on."""
+        fits = self._fitting_batch()
+        return Unavailable(
+            "the GPU's memory is too small for the training",
+            got=f"batch_size {self.settings.batch_size}: {str(error).split('. ')[0]}",
+            where=f"epoch {self.epoch + 1}",
+            todo=f"Set batch_size={fits}, which fits"
+            if fits
+            else "Use a GPU with more memory, or wait for the processes that share it: no batch fits",
+        )
+
+    def _fitting_batch(self) -> int | None:
+        """Half the batch, a quarter and so on, until a step goes through; None: not even 2 images."""
+        size = self.settings.batch_size // 2
+        while size >= 2:
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+            try:
+                self._step(self.train.inputs[:size], self.train.labels[:size])
+            except torch.OutOfMemoryError:
+                size //= 2
+            else:
+                return size
+        return None
 
     def _set_rate(self, step: int) -> None:
         rate = learning_rate(self.settings, step, self.settings.epochs * self.batches)

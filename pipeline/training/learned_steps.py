@@ -66,7 +66,7 @@ class LearnGrid(nn.Module):
         scale = scales_of(weight, form)
         first, last = integer_range((weight / scale).round(), form)
         self.count = weight.numel() // scale.numel()
-        self.multiplier = nn.Parameter(torch.ones(scale.numel(), dtype=weight.dtype))
+        self.multiplier = nn.Parameter(torch.ones_like(scale).flatten())
         self.register_buffer("start", scale)
         self.register_buffer("first", first)
         self.register_buffer("last", last)

@@ -59,13 +59,11 @@ class SparseTraining:
             step: counted from the beginning of the training.
             batches: steps in an epoch.
         """
-        if self.ramp is None:
+        if self.ramp is None or not self.prunes_at(step, batches):
             return
-        updates = min(self.ramp.updates_per_epoch, batches) if not self.ramp.amounts else 1
         epoch, batch = divmod(step, batches)
-        begins = [update * batches // updates for update in range(updates)]
-        if batch not in begins:
-            return
+        begins = self._begins(batches)
+        updates = len(begins)
         update = epoch * updates + begins.index(batch) + 1
         amount = partial(amount_at, self.ramp, update, self.length * updates)
         with torch.no_grad():
@@ -79,12 +77,24 @@ class SparseTraining:
                 self.masks[name] &= pruned[name].ne(0)
                 weight.masked_fill_(~self.masks[name], 0.0)
 
+    def prunes_at(self, step: int, batches: int) -> bool:
+        """Whether `before_step` prunes there."""
+        return self.ramp is not None and step % batches in self._begins(batches)
+
+    def _begins(self, batches: int) -> list[int]:
+        """The steps of an epoch at which a ramp prunes."""
+        assert self.ramp is not None
+        updates = min(self.ramp.updates_per_epoch, batches) if not self.ramp.amounts else 1
+        return [update * batches // updates for update in range(updates)]
+
     def sparsity(self) -> dict[str, float]:
         """The fraction of zeros among the weights it works on; empty if there is nothing to do."""
         weights = [w.detach() for w in (self.ramped or self.free).values()]
         total = sum(w.numel() for w in weights)
-        zeros = total - sum(int(w.count_nonzero()) for w in weights)
-        return {"sparsity_fraction": zeros / total} if total else {}
+        if not total:
+            return {}
+        alive = int(torch.stack([w.count_nonzero() for w in weights]).sum())
+        return {"sparsity_fraction": (total - alive) / total}
 
     def after_backward(self) -> None:
         """Add the gradient of a penalty in the loss."""
@@ -170,4 +180,5 @@ def _largest(weight: Tensor, fraction: float) -> Tensor:
     if not count:
         return torch.zeros_like(weight, dtype=torch.bool)
     magnitude = weight.detach().abs()
-    return magnitude >= magnitude.flatten().kthvalue(weight.numel() - count + 1).values
+    # the smallest of the largest: kthvalue has no deterministic form on a GPU
+    return magnitude >= magnitude.flatten().topk(count, sorted=False).values.min()

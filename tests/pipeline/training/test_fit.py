@@ -17,7 +17,7 @@ from tersor.pipeline.accuracy.evaluate import Images, evaluate, reestimate_batch
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Augment, Train, Tune
 from tersor.pipeline.training import fit as training
-from tersor.pipeline.training.augmentation import augment
+from tersor.pipeline.training.augmentation import Draws, augment
 from tersor.pipeline.training.fit import fit
 from tersor.pipeline.training.optimization import compiled, learning_rate
 
@@ -237,7 +237,9 @@ def test_bf16_and_channels_last_train_too() -> None:
 def test_augmented_images_are_shifts_and_mirrors_of_themselves(pad: int, flip: bool, seed: int) -> None:
     images = torch.zeros(5, 2, 9, 9)
     images[:, :, 4, 3:6] = torch.tensor([1.0, 2.0, 3.0])
-    out = augment(images, Augment(shift_pixels=pad, flip=flip), torch.Generator().manual_seed(seed))
+    how = Augment(shift_pixels=pad, flip=flip)
+    draws = Draws.of([len(images)], how, torch.Generator().manual_seed(seed), "cpu")
+    out = augment(images, how, draws)
     for image in out:
         rows, columns = torch.nonzero(image[0], as_tuple=True)
         assert rows.unique().numel() == 1
