@@ -64,7 +64,7 @@ def deploy(
     prepare_torch(recipe)
     data = data if data is not None else data_of(recipe)
     run.check_same_data(data)
-    recipe = with_batches(recipe, run.stages[0].macs)
+    recipe = fitted(recipe, run.stages[0].macs)
     with (
         store.hold(recipe.name),
         run.work() as work,
@@ -106,23 +106,35 @@ def deploy(
 
 LARGER_BATCHES, MOST_MACS = (64, 32, 16, 8, 4, 2), 16e9
 """Batch sizes that are timed beside 1, and multiply-adds of a run at most."""
+CALIBRATION_MACS = 128e9
 FILES_TIMED, OPENING = 6, 1.3
 """What a sitting times beside each other, the baseline twice; and how much longer with all opened."""
 
 
-def with_batches(recipe: Recipe, macs: int) -> Recipe:
-    """The recipe with the batch sizes that are timed where it asks for none: see `batches_for`."""
-    if recipe.deploy.batches:
-        return recipe
-    chosen = {"batches": batches_for(macs)}
-    return recipe.model_copy(update={"deploy": recipe.deploy.model_copy(update=chosen)})
+def fitted(recipe: Recipe, macs: int) -> Recipe:
+    """The recipe with batch sizes and calibration images that fit the network, where it does not tell them.
+
+    Args:
+        macs: multiply-adds of an image; they decide and no clock, so that every machine does the same.
+    """
+    told = recipe.deploy
+    chosen = {
+        "batches": told.batches or batches_for(macs),
+        "calibration_images": told.calibration_images or calibration_for(macs),
+    }
+    return recipe.model_copy(update={"deploy": told.model_copy(update=chosen)})
+
+
+def calibration_for(macs: int) -> int:
+    """256 images, or as many as take `CALIBRATION_MACS`, at least 64: large ones have values enough."""
+    return int(min(256, max(64, CALIBRATION_MACS // max(1, macs))))
 
 
 def batches_for(macs: int) -> list[int]:
     """1, and the largest of `LARGER_BATCHES` with which a run of the baseline takes about a quarter second.
 
     Args:
-        macs: multiply-adds of an image; they decide and no clock, so that every machine times the same.
+        macs: multiply-adds of an image.
     """
     return [1, *[size for size in LARGER_BATCHES if size * macs <= MOST_MACS][:1]]
 

@@ -1,5 +1,6 @@
 """Time models against each other: alone and in turn, against their own noise, never on a busy machine."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 DEFAULT_BATCHES = (1, 64)
 PRECISION = 0.02
 """Half of a speed-up's interval, as a fraction: when all are within it, no more sittings are needed."""
+LONGEST = 4
+"""Times what was asked for, opening and warming up included, after which wide intervals stay as they are."""
+USUAL_SITTINGS = (FEWEST_SITTINGS + MOST_SITTINGS) / 2
 MOST_BUSY = 6
 """Sittings during which others used the machine, after which a quiet moment is no longer waited for."""
 AGAIN = "\0the baseline again"
@@ -154,7 +158,8 @@ def benchmark(
     Sessions are opened anew in each of at least four sittings. In a sitting every model runs *alone* in warm
     blocks that take turns, and then *in turn*, one run each; the baseline is opened twice, and what differs
     between the two is the noise floor. Sittings go on until every speed-up's interval is within 2 %, ten at
-    most. One during which others used the machine is thrown away; after six of them the setting is refused.
+    most, or four times the time asked for has passed. One during which others used the machine is thrown
+    away; after six of them the setting is refused.
 
     Runs go through Python with numpy arrays. On a GPU they are end to end, copies included, and beside them
     stands the device's own time, with a CUDA graph where the model allows one (see `device`): it decides.
@@ -166,7 +171,7 @@ def benchmark(
         baseline: the name whose p50 the speed-ups divide.
         batches: images per run; None: 1 and 64, or the file's where it is fixed.
         threads: intra-op threads; with more than one, idle workers sleep (see `open_session`).
-        seconds_per_model: spent on each model at each (batch, threads), at least; 2.5 times as much at most.
+        seconds_per_model: spent on each model at each (batch, threads), at least; about 4 times that at most.
         inputs: images to run, float32 (N, C, H, W), repeated as needed; None: noise.
         shapes: of inputs with free dimensions beside the batch; see `feeds.feed`.
         same_inputs: whether all models must take inputs of the same shapes.
@@ -310,13 +315,14 @@ def _time(
 ) -> Timings:
     """Sittings until the intervals are narrow, or the machine was busy too often."""
     load, kept, busy = clock.load_average(), list[Sitting](), list[Signs]()
+    began = time.perf_counter()
     while True:
         sitting = _sitting(
             opening,
             asked,
             seconds / FEWEST_SITTINGS,
             len(kept) + len(busy),
-            lambda f: report(min(1.0, (len(kept) + f) / FEWEST_SITTINGS)),
+            lambda f: report(min(0.95, (len(kept) + f) / USUAL_SITTINGS)),
         )
         if not asked.force and sitting.signs.busy(on_processor=asked.on_processor):
             busy.append(sitting.signs)
@@ -327,8 +333,9 @@ def _time(
             refused = Refused(asked.provider, asked.batch, asked.threads, f"the machine was busy ({reason})")
             return Timings(refused=(refused,))
         if len(kept) >= FEWEST_SITTINGS:
+            late = time.perf_counter() - began > LONGEST * seconds * len(kept[0].alone)
             widths = [f.half_width for f in _figures(kept, baseline, _deciding(kept)).values()]
-            if len(kept) == MOST_SITTINGS or max(widths) <= PRECISION:
+            if len(kept) == MOST_SITTINGS or late or max(widths) <= PRECISION:
                 break
     signs, noise = together([sitting.signs for sitting in kept]), _noise(kept, baseline, _deciding(kept))
     seen = _conditions(asked, signs, noise, (len(kept), len(busy)), notes.fed, load)

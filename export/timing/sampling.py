@@ -16,7 +16,7 @@ SHORTEST_SAMPLE_MS = 0.2
 BLOCK_MS, FEWEST_IN_BLOCK = 20.0, 3
 WARM_MS = 2.0
 """Runs at the start of a block that are dropped fill this time: by then caches hold what the model needs."""
-LONG_MS = 100.0
+LONG_MS = 50.0
 """A run of this length or more does not feel which caches it found: its block is one run, none dropped, and
 where all are as long, being alone and being in turn are one thing, measured once."""
 ALONE_PART = 2 / 3

@@ -311,9 +311,14 @@ class Deploy(Settings):
     seconds_per_model: float = Field(
         1.0,
         gt=0,
-        description="least time spent on one file at one batch size; up to 2.5 times that where it varies",
+        description="least time spent on one file at one batch size; about 4 times that where it varies",
     )
-    calibration_images: int = Field(256, ge=1)
+    calibration_images: int = Field(
+        0,
+        ge=0,
+        description="of int8; 0: 256, or as many as take 128 G multiply-adds, at least 64: large images have "
+        "values enough",
+    )
 
 
 class Gates(Settings):

@@ -46,7 +46,7 @@ def run(trained: Network, tmp_path: Path) -> Run:
 
 def recipe(**deploy: Any) -> Recipe:
     raw = {"name": "x", "model": "mnist", "stages": [{"stage": "train"}]}
-    raw["deploy"] = {"batches": [1], **deploy}
+    raw["deploy"] = {"batches": [1], "calibration_images": 256, **deploy}
     return Recipe.model_validate(raw)
 
 
