@@ -90,9 +90,8 @@ def main() -> None:
             }
             for kind, info in infos.items():
                 print(f"{name} {kind}: {info['operators']}, {info['layout']} first layer, {info['method']}")
-                print(
-                    f"  in integers {dict(info['integer_operators'])}, in float {dict(info['float_operators'])}"
-                )
+                for where in ("integer", "float"):
+                    print(f"  {where}: {dict(info[f'{where}_operators'])}")
             for kind, path in files.items():
                 print(f"{name} {kind}: {path.stat().st_size:,} bytes, {100 * accuracy(path, data):.2f} %")
             timed = benchmark(
