@@ -265,6 +265,12 @@ def build(program: Program, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     return module.eval()
 
 
+def called(step: Step, value_of: Callable[[Any], Any]) -> Any:
+    """What a step gives; `value_of` says what a Value, a Tensor and any other argument is."""
+    args, kwargs = _positional(step, lambda value: mapped(value, value_of))
+    return target_of(step.operator)(*args, **kwargs)
+
+
 def _positional(step: Step, convert: Callable[[Any], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments as the operator takes them: by place, those that are by name only by name."""
     if step.operator in PYTHON:
@@ -414,7 +420,6 @@ _MAKERS: Mapping[str, Any] = {
     "batch_norm.default": _batch_norm,
     "layer_norm.default": _layer_norm,
     "group_norm.default": _group_norm,
-    "dropout.default": None,
+    "dropout.default": lambda given, _tensors: nn.Dropout(given["p"]),
 }
 """Operator -> what makes the layer that computes it."""
-_MAKERS = {**_MAKERS, "dropout.default": lambda given, _tensors: nn.Dropout(given["p"])}

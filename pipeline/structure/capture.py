@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from tersor.errors import BadInput
-from tersor.models.program import PYTHON, Program, Step, Tensor, Value, leaves, mapped, target_of
+from tersor.models.program import PYTHON, Program, Step, Tensor, Value, called, leaves, mapped, target_of
 
 BATCH = 2
 """Images in the example: one would be taken for a dimension that never varies."""
@@ -42,6 +42,7 @@ class Captured:
     places: step -> the module that calls it, "" for the network's own forward.
     aliases: further names of a tensor -> its name in `tensors`.
     any_batch: whether the program takes any number of images, not BATCH alone.
+    computed: names in `tensors` of what was computed of parameters, whose values are not those of the state dict.
     """
 
     program: Program
@@ -50,6 +51,7 @@ class Captured:
     places: Mapping[str, str]
     aliases: Mapping[str, str]
     any_batch: bool
+    computed: frozenset[str] = frozenset()
 
 
 def capture(module: nn.Module, example: torch.Tensor) -> Captured:
@@ -115,7 +117,7 @@ class _Converter:
         mutated = len(outputs) - len(self.exported.graph_signature.user_outputs)
         output = pytree.tree_unflatten(outputs[mutated:], self.exported.call_spec.out_spec)
         program = _without_dead(Program(tuple(self.inputs), tuple(self.steps), output, frozenset(self.buffers)))
-        program, self.tensors, self.shapes = _baked(program, self.tensors, self.shapes)
+        program, self.tensors, self.shapes, computed = _baked(program, self.tensors, self.shapes)
         return Captured(
             program,
             {name: self.tensors[name] for name in program.tensors()},
@@ -123,6 +125,7 @@ class _Converter:
             self.places,
             self.aliases,
             self.any_batch,
+            computed,
         )
 
     def _inputs(self) -> None:
@@ -270,7 +273,7 @@ def _without_dead(program: Program) -> Program:
 
 def _baked(
     program: Program, tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, Any]
-) -> tuple[Program, dict[str, torch.Tensor], dict[str, Any]]:
+) -> tuple[Program, dict[str, torch.Tensor], dict[str, Any], frozenset[str]]:
     """Constants computed once; so are weights made of parameters by what mixes their channels (standardization)."""
     tensors, shapes = dict(tensors), dict(shapes)
     origins: dict[str, set[str]] = {}  # value that comes from no input -> parameters it comes from
@@ -291,7 +294,8 @@ def _baked(
         convert = lambda leaf: (  # noqa: E731
             values[leaf.name] if isinstance(leaf, Value) else tensors[leaf.name] if isinstance(leaf, Tensor) else leaf
         )
-        values[step.name] = _computed(step, convert)
+        with torch.no_grad():
+            values[step.name] = called(step, convert)
         if origin and step.name not in heavy:
             steps.append(step)
     folded = {name for name, origin in origins.items() if not origin or name in heavy}
@@ -322,12 +326,12 @@ def _baked(
 
 def _under_their_names(
     program: Program, tensors: dict[str, torch.Tensor], shapes: dict[str, Any], made_of: Mapping[str, set[str]]
-) -> tuple[Program, dict[str, torch.Tensor], dict[str, Any]]:
+) -> tuple[Program, dict[str, torch.Tensor], dict[str, Any], frozenset[str]]:
     """A weight that was computed takes the name of the one parameter of its shape, if nothing else reads that."""
     read = set(program.tensors())
     names = {new: next(iter(old)) for new, old in made_of.items() if len(old) == 1 and not old & read}
     if len(set(names.values())) < len(names):
-        return program, tensors, shapes
+        return program, tensors, shapes, frozenset(made_of)
     for new, old in names.items():
         tensors[old], shapes[old] = tensors.pop(new), shapes.pop(new)
 
@@ -336,7 +340,8 @@ def _under_their_names(
         return Tensor(names.get(leaf.name, leaf.name)) if isinstance(leaf, Tensor) else leaf
 
     steps = tuple(Step(s.name, s.operator, mapped(dict(s.arguments), rename)) for s in program.steps)
-    return Program(program.inputs, steps, program.output, program.buffers), tensors, shapes
+    computed = frozenset(names.get(name, name) for name in made_of)
+    return Program(program.inputs, steps, program.output, program.buffers), tensors, shapes, computed
 
 
 def _is_function(operator_name: str) -> bool:
@@ -347,11 +352,3 @@ def _is_function(operator_name: str) -> bool:
         return False
     target = target_of(operator_name)
     return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
-
-
-def _computed(step: Step, convert: Any) -> Any:
-    from tersor.models.program import _positional
-
-    with torch.no_grad():
-        args, kwargs = _positional(step, lambda value: mapped(value, convert))
-        return target_of(step.operator)(*args, **kwargs)
