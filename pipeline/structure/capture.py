@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from tersor.errors import BadInput
-from tersor.models.program import PYTHON, Program, Step, Tensor, Value, called, leaves, mapped, target_of
+from tersor.models.program import OPERATORS, PYTHON, Program, Step, Tensor, Value, called, leaves, mapped, target_of
 
 BATCH = 2
 """Images in the example: one would be taken for a dimension that never varies."""
@@ -52,6 +52,11 @@ class Captured:
     aliases: Mapping[str, str]
     any_batch: bool
     computed: frozenset[str] = frozenset()
+
+    @property
+    def unknown(self) -> list[str]:
+        """Operators that a stored program may not call, each once."""
+        return sorted({s.operator for s in self.program.steps} - OPERATORS - set(PYTHON))
 
 
 def capture(module: nn.Module, example: torch.Tensor) -> Captured:
@@ -207,6 +212,11 @@ def _plainer(name: str, arguments: dict[str, Any], node: fx.Node) -> tuple[str, 
         return "reshape.default", {"self": arguments["self"], "shape": arguments["size"]}
     if name == "view_as.default":
         return "reshape_as.default", arguments
+    if name in ("to.device", "to.dtype_layout"):  # where it is computed is not the network's to say
+        dtype = arguments.get("dtype")
+        if dtype is None:
+            return "clone.default", {"self": arguments["self"]}
+        return "to.dtype", {"self": arguments["self"], "dtype": dtype}
     base = name.partition(".")[0]
     if base in ("new_zeros", "new_ones", "new_full") and not any(
         isinstance(s, Value) for s in arguments["size"]

@@ -15,12 +15,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from tersor.models.program import Tensor, Value
+from tersor.models.program import Tensor
 from tersor.pipeline.structure.capture import Captured, capture
 from tersor.pipeline.structure.flow import Flow, run
 
 MOST_TRIALS = 12
 """Choices between ways to split channels that are tried, at most."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a layer with a weight is: linear or a convolution, in how many groups, each of how many inputs."""
+
+    linear: bool
+    groups: int
+    group_inputs: int
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output reads one channel: the layer has no channels of its own."""
+        return self.groups > 1 and self.group_inputs == 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +47,7 @@ class Coupling:
     fixed: set -> why it cannot be removed.
     tensors: tensor -> for each of its dimensions the set of every position, None where none can go.
     values: the same of every value of the program; a list of those where an operator gives several.
+    kinds: of every layer with a weight.
     parts: sets of which one has to stay, each a dimension of some value.
     """
 
@@ -42,6 +57,7 @@ class Coupling:
     captured: Captured = field(repr=False)
     tensors: Mapping[str, list[np.ndarray | None]] = field(repr=False)
     values: Mapping[str, Any] = field(repr=False)
+    kinds: Mapping[str, Kind] = field(repr=False)
     parts: Sequence[np.ndarray] = field(default=(), repr=False)
 
     def layers(self) -> list[str]:
@@ -135,10 +151,14 @@ def _freed(flow: Flow) -> int:
 def _coupling(flow: Flow) -> Coupling:
     """The sets, numbered from 0 in the order of their first label."""
     layers: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for weight, (_, inputs, outs) in flow.layer_steps.items():
-        shape = flow.captured.shapes[weight]
-        reads = _inputs_of(flow, weight)
-        layers[_layer_of(weight)] = flow.vector(inputs, reads), flow.vector(outs, shape[0])
+    kinds: dict[str, Kind] = {}
+    for weight, (step, inputs, outs) in flow.layer_steps.items():
+        given, name = step.bound(), _layer_of(weight)
+        linear, groups = step.operator == "linear.default", given.get("groups", 1)
+        shape, read = flow.captured.shapes[step.name], flow.shape(given["input"])
+        channel = -1 if linear else 1 - (len(read) < len(flow.shape(given["weight"])))
+        layers[name] = flow.vector(inputs, read[channel]), flow.vector(outs, shape[channel])
+        kinds[name] = Kind(linear, groups, read[channel] // groups)
     norms: dict[str, np.ndarray] = {}
     for step in flow.captured.program.steps:
         if step.operator.partition(".")[0] in NORMS or step.operator == "prelu.default":
@@ -168,6 +188,7 @@ def _coupling(flow: Flow) -> Coupling:
         flow.captured,
         {name: sets(dims) for name, dims in flow.tensors.items()},
         {name: sets(dims) for name, dims in flow.of.items()},
+        kinds,
         [sets(part) for part in flow.parts],
     )
 
@@ -178,29 +199,3 @@ NORMS = frozenset({"batch_norm", "instance_norm", "_native_batch_norm_legit_no_t
 def _layer_of(weight: str) -> str:
     """The layer of a weight: its module, or the parameter itself where it has another name."""
     return weight.removesuffix(".weight")
-
-
-def _inputs_of(flow: Flow, weight: str) -> int:
-    """How many channels the layer of a weight reads."""
-    for step in flow.captured.program.steps:
-        given = step.bound()
-        if "weight" in given and step.operator in WEIGHTED and flow.origin(given["weight"]) == weight:
-            shape = flow.shape(given["input"])
-            if step.operator == "linear.default":
-                return shape[-1]
-            return shape[1] if len(shape) == len(flow.shape(given["weight"])) else shape[0]
-    return 1
-
-
-WEIGHTED = frozenset(
-    [f"conv{n}d.{o}" for n in (1, 2, 3) for o in ("default", "padding")]
-    + ["conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input", "linear.default"]
-)
-"""Operators with a weight: those of layers."""
-
-
-def reads(coupling: Coupling, ref: Any) -> Any:
-    """The sets of a value's or tensor's dimensions."""
-    if isinstance(ref, Value):
-        return coupling.values[ref.name]
-    return coupling.tensors[ref.name] if isinstance(ref, Tensor) else []

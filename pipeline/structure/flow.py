@@ -34,10 +34,15 @@ class Flow:
             for name, tensor in captured.tensors.items()
         }
         self.alternatives: dict[Any, int] = {}
-        self.layer_steps: dict[str, tuple[Tensor | None, Entry, Entry]] = {}
+        self.layer_steps: dict[str, tuple[Step, Entry, Entry]] = {}
         self.parts: list[np.ndarray] = []
         self.step: Step | None = None
-        self._users: dict[str, list[str]] | None = None
+        self._users: dict[str, list[str]] = {}
+        self._operators = {step.name: step.operator for step in captured.program.steps}
+        for reader in captured.program.steps:
+            for leaf in leaves(reader.arguments):
+                if isinstance(leaf, Value):
+                    self._users.setdefault(leaf.name, []).append(reader.name)
 
     def shape(self, ref: Any) -> tuple[int, ...]:
         """The shape of a Value or Tensor, () for numbers."""
@@ -120,13 +125,6 @@ class Flow:
 
     def next_operators(self, name: str, depth: int = 2) -> tuple[str, ...]:
         """Operators of the first reader of a value, and of that one's first reader."""
-        if self._users is None:
-            self._users, self._operators = {}, {}
-            for step in self.captured.program.steps:
-                self._operators[step.name] = step.operator
-                for leaf in leaves(step.arguments):
-                    if isinstance(leaf, Value):
-                        self._users.setdefault(leaf.name, []).append(step.name)
         found = []
         while depth and (readers := self._users.get(name)):
             name, depth = readers[0], depth - 1
@@ -138,7 +136,8 @@ class Flow:
         name = self.origin(weight)
         if name is None or name in self.layer_steps:
             return
-        self.layer_steps[name] = weight if isinstance(weight, Tensor) else None, inputs, outputs
+        assert self.step is not None
+        self.layer_steps[name] = self.step, inputs, outputs
 
     def origin(self, ref: Any) -> str | None:
         """The parameter that a weight is or is made of."""

@@ -157,8 +157,11 @@ def interpret(
 def _mixes(step: Step, cut: Cutting) -> bool:
     rule = RULES.get(step.operator)
     given = step.bound()
-    weight = given.get("weight")
-    mixes = rule is not None and (rule.mixes or (isinstance(weight, Value)))
+    if rule is None:
+        return False
+    mixes = rule.mixes or isinstance(given.get("weight"), Value)
+    if step.operator.startswith("conv"):  # a kernel that slides over channels
+        mixes = mixes or any(k is not None and not k.all() for k in cut.kept_dims(given["input"])[2:])
     return mixes and any(cut.loses(leaf) for leaf in leaves(given) if isinstance(leaf, Value | Tensor))
 
 

@@ -133,8 +133,21 @@ def _convolution(flow: Flow, given: Given) -> Dims:
     if given["bias"] is not None:
         out = flow.meet(given["bias"], 0, out)
     flow.weighted(weight, entry, out)
-    spatial = [flow.plain(e) for e in dims[channel + 1 :]]
-    return [*dims[:channel], out, *spatial]
+    along = [e if _slides_over(given, at, w_shape) else flow.plain(e) for at, e in enumerate(dims[channel + 1 :])]
+    return [*dims[:channel], out, *along]
+
+
+def _slides_over(given: Given, at: int, w_shape: Sequence[int]) -> bool:
+    """Whether a kernel slides along a dimension and leaves its length: over channels, as in ECA's gate."""
+
+    def of(name: str) -> Any:
+        """The argument for this dimension."""
+        value = given[name]
+        return value[at if len(value) > 1 else 0] if isinstance(value, list | tuple) else value
+
+    reach = of("dilation") * (w_shape[2 + at] - 1)
+    padding = of("padding")
+    return bool(of("stride") == 1 and (padding == "same" or (padding != "valid" and 2 * padding == reach)))
 
 
 def _grouped(flow: Flow, weight: Any, entry: Entry, groups: int, width: int) -> tuple[Entry, Entry]:
