@@ -173,7 +173,9 @@ class _Converter:
 
     def _arguments(self, node: fx.Node) -> dict[str, Any]:
         if isinstance(node.target, torch._ops.OpOverload):
-            schema = node.target._schema.arguments
+            name, changes_first = _operator_of(node)
+            # dropout_ and dropout call their argument differently
+            schema = (target_of(name) if changes_first else node.target)._schema.arguments
             given = {schema[i].name: a for i, a in enumerate(node.args)} | dict(node.kwargs)
         else:
             given = {str(i): a for i, a in enumerate(node.args)}
@@ -242,7 +244,7 @@ def _shape(value: Any) -> Any:
 
 def _hint(size: Any) -> int:
     if isinstance(size, torch.SymInt):
-        return int(size.node.shape_env.size_hint(size.node.expr))
+        return int(size.node.hint)
     return int(size)
 
 
