@@ -20,12 +20,17 @@ from torch import fx, nn
 from tersor.errors import BadInput
 
 PYTHON = {
-    "getitem": operator.getitem, "mul": operator.mul, "add": operator.add, "sub": operator.sub,
-    "floordiv": operator.floordiv, "truediv": operator.truediv, "neg": operator.neg, "mod": operator.mod,
-}  # fmt: skip
+    "getitem": operator.getitem,
+    "mul": operator.mul,
+    "add": operator.add,
+    "sub": operator.sub,
+    "floordiv": operator.floordiv,
+    "truediv": operator.truediv,
+    "neg": operator.neg,
+    "mod": operator.mod,
+}
 """Functions of Python on sizes and lists, by name."""
-OPERATORS = frozenset(
-    """
+_OPERATORS = """
     conv1d.default conv1d.padding conv2d.default conv2d.padding conv3d.default conv3d.padding
     conv_transpose1d.default conv_transpose2d.input conv_transpose3d.input linear.default
     matmul.default mm.default bmm.default addmm.default baddbmm.default scaled_dot_product_attention.default
@@ -67,8 +72,8 @@ OPERATORS = frozenset(
     new_zeros.default new_ones.default zeros_like.default ones_like.default full_like.default new_full.default
     zeros.default ones.default full.default arange.default arange.start arange.start_step linspace.default
     empty.memory_format new_empty.default
-    """.split()
-)
+"""
+OPERATORS = frozenset(_OPERATORS.split())
 """The operators of ATen that a program may call, a closed list: each is a function of its arguments alone."""
 
 
@@ -120,7 +125,9 @@ class Program:
 
     def tensors(self) -> list[str]:
         """Names of the tensors that it reads, in the order of their first use."""
-        names = (leaf.name for step in self.steps for leaf in leaves(step.arguments) if isinstance(leaf, Tensor))
+        names = (
+            leaf.name for step in self.steps for leaf in leaves(step.arguments) if isinstance(leaf, Tensor)
+        )
         return list(dict.fromkeys(names))
 
     def changed(self, changes: Mapping[str, Mapping[str, Any]]) -> "Program":
@@ -149,7 +156,8 @@ class Program:
             ValueError: it calls an operator that is not in the list.
         """
         steps = tuple(
-            Step(name, called, {k: _decoded(v) for k, v in given.items()}) for name, called, given in raw["steps"]
+            Step(name, called, {k: _decoded(v) for k, v in given.items()})
+            for name, called, given in raw["steps"]
         )
         for step in steps:
             if step.operator not in OPERATORS and step.operator not in PYTHON:

@@ -4,8 +4,7 @@ Export runs Python once, so conditions on shapes, subclasses and functional laye
 their names.
 """
 
-import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,21 +13,39 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from tersor.errors import BadInput
-from tersor.models.program import OPERATORS, PYTHON, Program, Step, Tensor, Value, called, leaves, mapped, target_of
+from tersor.models.program import (
+    OPERATORS,
+    PYTHON,
+    Program,
+    Step,
+    Tensor,
+    Value,
+    called,
+    leaves,
+    mapped,
+    target_of,
+)
 
 BATCH = 2
 """Images in the example: one would be taken for a dimension that never varies."""
-ASSERTIONS = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size")
-VIEWS = frozenset(
-    "view reshape flatten unflatten permute transpose t slice select narrow unsqueeze squeeze expand expand_as "
-    "view_as reshape_as detach alias split split_with_sizes chunk unbind getitem movedim swapaxes contiguous to".split()
+ASSERTIONS = (
+    "_assert_tensor_metadata",
+    "_assert_scalar",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
 )
+_VIEWS = (
+    "view reshape flatten unflatten permute transpose t slice select narrow unsqueeze squeeze expand expand_as "
+    "view_as reshape_as detach alias split split_with_sizes chunk unbind getitem movedim swapaxes contiguous to"
+)
+VIEWS = frozenset(_VIEWS.split())
 """Operators whose result may share memory with what they read."""
-LIGHT = frozenset(
+_LIGHT = (
     "view reshape permute transpose unsqueeze squeeze expand expand_as index index_select mul add sub div neg contiguous "
     "to flatten slice select exp sigmoid softplus tanh clone detach alias repeat type_as cat getitem view_as "
-    "reshape_as relu clamp abs".split()
+    "reshape_as relu clamp abs"
 )
+LIGHT = frozenset(_LIGHT.split())
 """What parameters may pass on their way to an input; what mixes their channels is computed once and kept."""
 
 
@@ -105,7 +122,6 @@ class _Converter:
         self.tensors: dict[str, torch.Tensor] = {}
         self.aliases: dict[str, str] = {}
         self.buffers: set[str] = set()
-        self.sources: dict[str, set[str]] = {}  # value that depends on no input -> the parameters it comes from
         self.inputs: list[str] = []
 
     def result(self) -> Captured:
@@ -121,7 +137,9 @@ class _Converter:
         outputs = [self._value(a) for a in next(n for n in graph.nodes if n.op == "output").args[0]]
         mutated = len(outputs) - len(self.exported.graph_signature.user_outputs)
         output = pytree.tree_unflatten(outputs[mutated:], self.exported.call_spec.out_spec)
-        program = _without_dead(Program(tuple(self.inputs), tuple(self.steps), output, frozenset(self.buffers)))
+        program = _without_dead(
+            Program(tuple(self.inputs), tuple(self.steps), output, frozenset(self.buffers))
+        )
         program, self.tensors, self.shapes, computed = _baked(program, self.tensors, self.shapes)
         return Captured(
             program,
@@ -143,9 +161,16 @@ class _Converter:
                 self.now[name] = Value(name)
                 continue
             if kind not in ("PARAMETER", "BUFFER", "CONSTANT_TENSOR"):
-                raise BadInput("channels cannot be pruned: the network holds what is no tensor", got=str(spec.target))
+                raise BadInput(
+                    "channels cannot be pruned: the network holds what is no tensor", got=str(spec.target)
+                )
             tensor = state[spec.target] if spec.target in state else constants[spec.target]
-            key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+            key = (
+                tensor.untyped_storage().data_ptr(),
+                tensor.storage_offset(),
+                tuple(tensor.shape),
+                tensor.stride(),
+            )
             target = by_storage.setdefault(key, spec.target) if tensor.numel() else spec.target
             if target != spec.target:
                 self.aliases[spec.target] = target
@@ -294,7 +319,9 @@ def _baked(
     buffers, steps = set(program.buffers), []
     for step in program.steps:
         read = [leaf for leaf in leaves(step.arguments) if isinstance(leaf, Value | Tensor)]
-        if any(isinstance(r, Value) and r.name not in origins for r in read) or not _is_function(step.operator):
+        if any(isinstance(r, Value) and r.name not in origins for r in read) or not _is_function(
+            step.operator
+        ):
             steps.append(step)
             continue
         origin = set[str]()
@@ -303,11 +330,9 @@ def _baked(
         origins[step.name] = origin
         if step.operator.partition(".")[0] not in LIGHT or any(r.name in heavy for r in read):
             heavy.add(step.name)
-        convert = lambda leaf: (  # noqa: E731
-            values[leaf.name] if isinstance(leaf, Value) else tensors[leaf.name] if isinstance(leaf, Tensor) else leaf
-        )
+        known = {Value(k): v for k, v in values.items()} | {Tensor(k): v for k, v in tensors.items()}
         with torch.no_grad():
-            values[step.name] = called(step, convert)
+            values[step.name] = called(step, lambda leaf, known=known: known.get(leaf, leaf))  # type: ignore[misc]
         if origin and step.name not in heavy:
             steps.append(step)
     folded = {name for name, origin in origins.items() if not origin or name in heavy}
@@ -330,14 +355,19 @@ def _baked(
             renamed[leaf.name] = Tensor(name)
         return renamed[leaf.name]
 
-    kept = tuple(Step(s.name, s.operator, mapped(dict(s.arguments), swap)) for s in steps if s.name not in folded)
+    kept = tuple(
+        Step(s.name, s.operator, mapped(dict(s.arguments), swap)) for s in steps if s.name not in folded
+    )
     output = mapped(program.output, swap)
     program = _without_dead(Program(program.inputs, kept, output, frozenset(buffers)))
     return _under_their_names(program, tensors, shapes, made_of)
 
 
 def _under_their_names(
-    program: Program, tensors: dict[str, torch.Tensor], shapes: dict[str, Any], made_of: Mapping[str, set[str]]
+    program: Program,
+    tensors: dict[str, torch.Tensor],
+    shapes: dict[str, Any],
+    made_of: Mapping[str, set[str]],
 ) -> tuple[Program, dict[str, torch.Tensor], dict[str, Any], frozenset[str]]:
     """A weight that was computed takes the name of the one parameter of its shape, if nothing else reads that."""
     read = set(program.tensors())

@@ -17,7 +17,8 @@ from torch import nn
 
 from tersor.models.program import Tensor
 from tersor.pipeline.structure.capture import Captured, capture
-from tersor.pipeline.structure.flow import Flow, run
+from tersor.pipeline.structure.flow import Flow
+from tersor.pipeline.structure.walk import run
 
 MOST_TRIALS = 12
 """Choices between ways to split channels that are tried, at most."""
@@ -162,7 +163,11 @@ def _coupling(flow: Flow) -> Coupling:
     norms: dict[str, np.ndarray] = {}
     for step in flow.captured.program.steps:
         if step.operator.partition(".")[0] in NORMS or step.operator == "prelu.default":
-            held = [v for k, v in step.bound().items() if k in ("weight", "running_mean") and isinstance(v, Tensor)]
+            held = [
+                v
+                for k, v in step.bound().items()
+                if k in ("weight", "running_mean") and isinstance(v, Tensor)
+            ]
             for tensor in held[:1]:
                 entry = flow.tensors[tensor.name][0]
                 if isinstance(entry, np.ndarray):
@@ -193,7 +198,9 @@ def _coupling(flow: Flow) -> Coupling:
     )
 
 
-NORMS = frozenset({"batch_norm", "instance_norm", "_native_batch_norm_legit_no_training", "group_norm", "layer_norm"})
+NORMS = frozenset(
+    {"batch_norm", "instance_norm", "_native_batch_norm_legit_no_training", "group_norm", "layer_norm"}
+)
 
 
 def _layer_of(weight: str) -> str:

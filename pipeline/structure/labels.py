@@ -28,7 +28,9 @@ class Labels:
 
     def roots(self, labels: np.ndarray) -> np.ndarray:
         """The representatives of many, in the shape of `labels`."""
-        return np.array([self.root(label) for label in labels.ravel().tolist()], np.int64).reshape(labels.shape)
+        return np.array([self.root(label) for label in labels.ravel().tolist()], np.int64).reshape(
+            labels.shape
+        )
 
     def join(self, one: np.ndarray, other: np.ndarray) -> None:
         """Make the sets of two equally long lists one, element by element."""

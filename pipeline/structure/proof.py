@@ -132,7 +132,12 @@ def interpret(
     """Run a program in float64; with `cut`, steps that mix channels see only those that stay."""
     values: dict[str, Any] = {program.inputs[0]: images.double()}
     doubles = {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
-    last = {leaf.name: step.name for step in program.steps for leaf in leaves(step.arguments) if isinstance(leaf, Value)}
+    last = {
+        leaf.name: step.name
+        for step in program.steps
+        for leaf in leaves(step.arguments)
+        if isinstance(leaf, Value)
+    }
     kept_alive = {leaf.name for leaf in leaves(program.output) if isinstance(leaf, Value)}
 
     def value_of(leaf: Any) -> Any:

@@ -59,7 +59,7 @@ def _axes(dims: Any, rank: int) -> list[int]:
     return [_axis(d, rank) for d in (dims if isinstance(dims, list | tuple) else [dims])]
 
 
-# ---- channel by channel -------------------------------------------------------------------------------------
+# channel by channel
 
 
 def _elementwise(flow: Flow, given: Given) -> Dims:
@@ -115,7 +115,7 @@ def _glu(flow: Flow, given: Given) -> Dims:
     return dims
 
 
-# ---- layers with weights ------------------------------------------------------------------------------------
+# layers with weights
 
 
 def _convolution(flow: Flow, given: Given) -> Dims:
@@ -133,7 +133,9 @@ def _convolution(flow: Flow, given: Given) -> Dims:
     if given["bias"] is not None:
         out = flow.meet(given["bias"], 0, out)
     flow.weighted(weight, entry, out)
-    along = [e if _slides_over(given, at, w_shape) else flow.plain(e) for at, e in enumerate(dims[channel + 1 :])]
+    along = [
+        e if _slides_over(given, at, w_shape) else flow.plain(e) for at, e in enumerate(dims[channel + 1 :])
+    ]
     return [*dims[:channel], out, *along]
 
 
@@ -334,7 +336,7 @@ def _fewer_norm_groups(cut: Cut, given: Given) -> dict[str, Any]:
     return {"num_groups": int(kept.reshape(groups, -1).any(1).sum())}
 
 
-# ---- shapes -------------------------------------------------------------------------------------------------
+# shapes
 
 
 def _reshaped(flow: Flow, given: Given) -> Dims:
@@ -419,7 +421,8 @@ def _expanded(flow: Flow, given: Given) -> Dims:
     dims, before, after = flow.dims(source), flow.shape(source), flow.out_shape()
     front = len(after) - len(before)
     return [
-        dims[at - front] if at >= front and before[at - front] == after[at] else PLAIN for at in range(len(after))
+        dims[at - front] if at >= front and before[at - front] == after[at] else PLAIN
+        for at in range(len(after))
     ]
 
 
@@ -470,10 +473,14 @@ def _squeezed(flow: Flow, given: Given) -> Dims:
 
 def _repeated(flow: Flow, given: Given) -> Dims:
     dims, repeats = flow.dims(given["self"]), given["repeats"]
-    dims = [PLAIN] * (len(repeats) - len(dims)) + dims
+    dims = [*([PLAIN] * (len(repeats) - len(dims))), *dims]
     shape = (1,) * (len(repeats) - len(flow.shape(given["self"]))) + flow.shape(given["self"])
     return [
-        np.tile(e, r) if isinstance(e, np.ndarray) and isinstance(r, int) else flow.plain(e) if s != 1 else PLAIN
+        np.tile(e, r)
+        if isinstance(e, np.ndarray) and isinstance(r, int)
+        else flow.plain(e)
+        if s != 1
+        else PLAIN
         for e, r, s in zip(dims, repeats, shape, strict=True)
     ]
 
@@ -488,7 +495,7 @@ def _repeat_interleaved(flow: Flow, given: Given) -> Dims:
     return dims
 
 
-# ---- cutting and joining ------------------------------------------------------------------------------------
+# cutting and joining
 
 
 def _concatenated(flow: Flow, given: Given) -> Dims:
@@ -645,7 +652,7 @@ def _padded(flow: Flow, given: Given) -> Dims:
     return dims
 
 
-# ---- mixing -------------------------------------------------------------------------------------------------
+# mixing
 
 
 def _reduced(flow: Flow, given: Given) -> Dims:
@@ -749,7 +756,7 @@ def _all_fixed(flow: Flow, given: Given) -> Any:
     return dims if listed else dims[0]
 
 
-ELEMENTWISE = """
+_ELEMENTWISE = """
     relu.default relu6.default leaky_relu.default elu.default selu.default celu.default gelu.default silu.default
     mish.default sigmoid.default tanh.default hardtanh.default hardswish.default hardsigmoid.default
     softplus.default log_sigmoid.default threshold.default hardshrink.default softshrink.default
@@ -764,7 +771,7 @@ ELEMENTWISE = """
     atan2.default eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar eq.Tensor ne.Tensor gt.Tensor
     lt.Tensor ge.Tensor le.Tensor logical_and.default logical_or.default logical_not.default bitwise_not.default
     zeros_like.default ones_like.default full_like.default
-""".split()
+"""
 POOLS = {
     1: "max_pool1d avg_pool1d adaptive_avg_pool1d upsample_nearest1d.vec upsample_linear1d.vec",
     2: "max_pool2d avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d upsample_nearest2d.vec "
@@ -778,10 +785,12 @@ def _named(names: str) -> list[str]:
     return [name if "." in name else f"{name}.default" for name in names.split()]
 
 
+_MOVING = "einsum gather sort topk argmax tril triu grid_sampler slice_scatter select_scatter"
+_MAKING = "zeros ones full arange arange.start arange.start_step linspace empty.memory_format"
 _CONVOLUTIONS = [f"conv{n}d.{o}" for n in (1, 2, 3) for o in ("default", "padding")]
 _TRANSPOSED = ["conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input"]
 RULES: Mapping[str, Rule] = {
-    **{name: Rule(_elementwise) for name in ELEMENTWISE},
+    **{name: Rule(_elementwise) for name in _ELEMENTWISE.split()},
     **{name: Rule(_same) for name in ("type_as.default",)},
     **{name: Rule(_pooled(n)) for n, names in POOLS.items() for name in _named(names)},
     "adaptive_max_pool1d.default": Rule(_pooled(1, several=True)),
@@ -808,8 +817,15 @@ RULES: Mapping[str, Rule] = {
     **{
         name: Rule(_reduced, mixes=True)
         for name in (
-            "mean.dim", "mean.default", "sum.dim_IntList", "amax.default", "amin.default", "var.correction",
-            "std.correction", "linalg_vector_norm.default", "norm.ScalarOpt_dim",
+            "mean.dim",
+            "mean.default",
+            "sum.dim_IntList",
+            "amax.default",
+            "amin.default",
+            "var.correction",
+            "std.correction",
+            "linalg_vector_norm.default",
+            "norm.ScalarOpt_dim",
         )
     },
     **{name: Rule(_reduced_pair, mixes=True) for name in ("var_mean.correction", "max.dim", "min.dim")},
@@ -851,14 +867,10 @@ RULES: Mapping[str, Rule] = {
     "im2col.default": Rule(_patches),
     "col2im.default": Rule(_from_patches),
     "unfold.default": Rule(_windows),
-    **{name: Rule(_all_fixed) for name in _named("einsum gather sort topk argmax tril triu grid_sampler slice_scatter "
-                                                 "select_scatter")},
-    **{
-        name: Rule(_all_plain)
-        for name in _named("zeros ones full arange arange.start arange.start_step linspace empty.memory_format")
-    },
+    **{name: Rule(_all_fixed) for name in _named(_MOVING)},
+    **{name: Rule(_all_plain) for name in _named(_MAKING)},
     "sym_size.int": Rule(_number),
     **{name: Rule(_number) for name in ("mul", "add", "sub", "floordiv", "truediv", "neg", "mod")},
     "getitem": Rule(_part),
-}  # fmt: skip
+}
 """Operator -> what is known of it."""

@@ -8,13 +8,13 @@ from torch import nn
 
 from tersor.errors import BadInput, TersorError
 from tersor.models.network import Network
+from tersor.models.program import build
 from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.recipe.recipe import Structure
 from tersor.pipeline.structure import graph, nni_room
 from tersor.pipeline.structure import stage as structure
 from tersor.pipeline.structure.coupling import couple
 from tersor.pipeline.structure.narrowing import narrowed
-from tersor.models.program import build
 from tersor.pipeline.structure.proof import prove, rows_masked, tensors_of
 from tersor.pipeline.structure.stage import prune_channels
 from tersor.pipeline.structure.widths import kept_width
