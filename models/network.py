@@ -93,7 +93,8 @@ class Network:
     source_sha256: str | None = None
     activations: Mapping[str, Activation] = field(default_factory=dict)
     program: Program | None = field(default=None, repr=False)
-    """What is computed, where the definition's Python cannot follow the tensors' shapes (sizes written in)."""
+    """What is computed, where the definition's Python cannot follow the tensors' shapes (sizes written
+    in)."""
     template: nn.Module | None = field(default=None, repr=False)
     """Of a network made from a live module: what `module()` copies in place of building the definition."""
 
@@ -162,7 +163,8 @@ class Network:
         return replace(self, tensors=tensors, forms=self.forms if forms is None else forms)
 
     def with_program(self, program: Program, tensors: Mapping[str, torch.Tensor]) -> Self:
-        """A network that computes `program` with these tensors, in place of its definition; forms are dense."""
+        """A network that computes `program` with these tensors, in place of its definition; forms are
+        dense."""
         return replace(self, program=program, tensors=tensors, forms={}).with_module(build(program, tensors))
 
     def digest(self) -> str:

@@ -1,8 +1,11 @@
 """A network as a list of operators: what runs where a definition's Python has sizes written in.
 
-A module whose forward pass says `split(16)` or `view(n, 12, 64)` cannot follow tensors that became narrower. Its
-exported graph can: every number is an argument of an operator, and can be replaced. A `Program` is that graph as
-plain data (JSON in a network's header, no pickle), and `build` makes a module of it: the layers that torch knows
+A module whose forward pass says `split(16)` or `view(n, 12, 64)` cannot follow tensors that became
+narrower. Its
+exported graph can: every number is an argument of an operator, and can be replaced. A `Program` is that
+graph as
+plain data (JSON in a network's header, no pickle), and `build` makes a module of it: the layers that torch
+knows
 stand under their own names, so that what trains, shares or quantizes `layer1.conv.weight` finds it there.
 
 What is lost against the definition: forward passes that differ between training and evaluation in more than
@@ -38,34 +41,48 @@ _OPERATORS = """
     batch_norm.default _native_batch_norm_legit_no_training.default layer_norm.default group_norm.default
     instance_norm.default rms_norm.default softmax.int _softmax.default log_softmax.int
     linalg_vector_norm.default norm.ScalarOpt_dim
-    mean.dim mean.default sum.dim_IntList amax.default amin.default var.correction var_mean.correction std.correction
+    mean.dim mean.default sum.dim_IntList amax.default amin.default var.correction var_mean.correction
+    std.correction
     max.dim min.dim
-    max_pool1d.default max_pool2d.default max_pool3d.default avg_pool1d.default avg_pool2d.default avg_pool3d.default
-    adaptive_avg_pool1d.default adaptive_avg_pool2d.default adaptive_avg_pool3d.default adaptive_max_pool1d.default
+    max_pool1d.default max_pool2d.default max_pool3d.default avg_pool1d.default avg_pool2d.default
+    avg_pool3d.default
+    adaptive_avg_pool1d.default adaptive_avg_pool2d.default adaptive_avg_pool3d.default
+    adaptive_max_pool1d.default
     adaptive_max_pool2d.default max_pool2d_with_indices.default _adaptive_avg_pool2d.default
-    upsample_nearest1d.vec upsample_nearest2d.vec upsample_bilinear2d.vec upsample_bicubic2d.vec upsample_linear1d.vec
+    upsample_nearest1d.vec upsample_nearest2d.vec upsample_bilinear2d.vec upsample_bicubic2d.vec
+    upsample_linear1d.vec
     upsample_nearest2d.default upsample_bilinear2d.default grid_sampler.default
-    relu.default relu6.default leaky_relu.default elu.default selu.default celu.default gelu.default silu.default
-    mish.default sigmoid.default tanh.default hardtanh.default hardswish.default hardsigmoid.default softplus.default
+    relu.default relu6.default leaky_relu.default elu.default selu.default celu.default gelu.default
+    silu.default
+    mish.default sigmoid.default tanh.default hardtanh.default hardswish.default hardsigmoid.default
+    softplus.default
     log_sigmoid.default prelu.default glu.default threshold.default hardshrink.default softshrink.default
-    dropout.default feature_dropout.default alpha_dropout.default clone.default contiguous.default detach.default
+    dropout.default feature_dropout.default alpha_dropout.default clone.default contiguous.default
+    detach.default
     alias.default to.dtype to.dtype_layout to.device _to_copy.default type_as.default lift_fresh_copy.default
     float.default
-    abs.default neg.default exp.default log.default sqrt.default rsqrt.default square.default reciprocal.default
+    abs.default neg.default exp.default log.default sqrt.default rsqrt.default square.default
+    reciprocal.default
     sign.default sin.default cos.default erf.default floor.default ceil.default round.default log1p.default
-    expm1.default clamp.default clamp_min.default clamp_max.default clamp.Tensor pow.Tensor_Scalar pow.Tensor_Tensor
+    expm1.default clamp.default clamp_min.default clamp_max.default clamp.Tensor pow.Tensor_Scalar
+    pow.Tensor_Tensor
     add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar
-    div.Tensor_mode floor_divide.default remainder.Scalar maximum.default minimum.default where.self where.ScalarOther
-    masked_fill.Scalar masked_fill.Tensor addcmul.default addcdiv.default lerp.Tensor lerp.Scalar atan2.default
-    eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar eq.Tensor ne.Tensor gt.Tensor lt.Tensor ge.Tensor
+    div.Tensor_mode floor_divide.default remainder.Scalar maximum.default minimum.default where.self
+    where.ScalarOther
+    masked_fill.Scalar masked_fill.Tensor addcmul.default addcdiv.default lerp.Tensor lerp.Scalar
+    atan2.default
+    eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar eq.Tensor ne.Tensor gt.Tensor lt.Tensor
+    ge.Tensor
     le.Tensor logical_and.default logical_or.default logical_not.default bitwise_not.default
     view.default reshape.default _unsafe_view.default reshape_as.default view_as.default flatten.using_ints
     unflatten.int squeeze.default squeeze.dim squeeze.dims unsqueeze.default expand.default expand_as.default
     broadcast_to.default repeat.default repeat_interleave.self_int permute.default transpose.int t.default
     movedim.int movedim.intlist swapaxes.default mT.default numpy_T.default
-    pixel_shuffle.default pixel_unshuffle.default channel_shuffle.default unfold.default im2col.default col2im.default
+    pixel_shuffle.default pixel_unshuffle.default channel_shuffle.default unfold.default im2col.default
+    col2im.default
     cat.default stack.default split.Tensor split.sizes split_with_sizes.default chunk.default unbind.int
-    tensor_split.sections slice.Tensor select.int narrow.default index.Tensor index_select.default roll.default
+    tensor_split.sections slice.Tensor select.int narrow.default index.Tensor index_select.default
+    roll.default
     flip.default pad.default constant_pad_nd.default slice_scatter.default select_scatter.default
     gather.default sort.default topk.default cumsum.default argmax.default tril.default triu.default
     sym_size.int
@@ -93,7 +110,8 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Step:
-    """One call: name of its result, operator (of OPERATORS or PYTHON), arguments by their names in its schema.
+    """One call: name of its result, operator (of OPERATORS or PYTHON), arguments by their names in its
+    schema.
 
     Arguments are numbers, strings, None, `Value`, `Tensor`, a dtype, and lists of these.
     """
@@ -230,7 +248,8 @@ def _decoded(value: Any) -> Any:
 def build(program: Program, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     """A module that runs the program, in eval mode, with these tensors loaded.
 
-    Convolutions, linear layers, norms and dropout that the program calls with tensors named `<layer>.weight` are
+    Convolutions, linear layers, norms and dropout that the program calls with tensors named
+    `<layer>.weight` are
     torch's own layers under that name; all else are calls of operators.
 
     Raises:
@@ -346,7 +365,8 @@ def _layers(program: Program, tensors: Mapping[str, torch.Tensor]) -> dict[str, 
 
 
 def _layer_name(step: Step) -> str | None:
-    """The layer whose `weight`, `bias`, `running_mean` and `running_var` a step reads, if it reads just those."""
+    """The layer whose `weight`, `bias`, `running_mean` and `running_var` a step reads, if it reads just
+    those."""
     given = step.bound()
     held = {k: v for k, v in given.items() if k in ("weight", "bias", "running_mean", "running_var")}
     if not isinstance(held["weight"], Tensor) or not held["weight"].name.endswith(".weight"):

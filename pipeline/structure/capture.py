@@ -1,6 +1,7 @@
-"""A network's forward pass as a `Program`: exported by torch.export, in-place operators replaced, constants folded.
+"""A network's forward pass as a `Program`: exported, in-place operators replaced, constants folded.
 
-Export runs Python once, so conditions on shapes, subclasses and functional layers are no matter; parameters keep
+Export runs Python once, so conditions on shapes, subclasses and functional layers are no matter; parameters
+keep
 their names.
 """
 
@@ -35,13 +36,16 @@ ASSERTIONS = (
     "sym_constrain_range_for_size",
 )
 _VIEWS = (
-    "view reshape flatten unflatten permute transpose t slice select narrow unsqueeze squeeze expand expand_as "
-    "view_as reshape_as detach alias split split_with_sizes chunk unbind getitem movedim swapaxes contiguous to"
+    "view reshape flatten unflatten permute transpose t slice select narrow unsqueeze squeeze expand "
+    "expand_as "
+    "view_as reshape_as detach alias split split_with_sizes chunk unbind getitem movedim swapaxes "
+    "contiguous to"
 )
 VIEWS = frozenset(_VIEWS.split())
 """Operators whose result may share memory with what they read."""
 _LIGHT = (
-    "view reshape permute transpose unsqueeze squeeze expand expand_as index index_select mul add sub div neg contiguous "
+    "view reshape permute transpose unsqueeze squeeze expand expand_as index index_select mul add sub div "
+    "neg contiguous "
     "to flatten slice select exp sigmoid softplus tanh clone detach alias repeat type_as cat getitem view_as "
     "reshape_as relu clamp abs"
 )
@@ -59,7 +63,8 @@ class Captured:
     places: step -> the module that calls it, "" for the network's own forward.
     aliases: further names of a tensor -> its name in `tensors`.
     any_batch: whether the program takes any number of images, not BATCH alone.
-    computed: names in `tensors` of what was computed of parameters, whose values are not those of the state dict.
+    computed: names in `tensors` of what was computed of parameters, whose values are not those of the state
+    dict.
     """
 
     program: Program
@@ -106,7 +111,8 @@ def _exported(module: nn.Module, example: torch.Tensor) -> tuple[Any, bool]:
             got=f"{type(error).__name__}: {first[:300]}",
             wanted="a forward pass whose operators do not depend on the values of the image",
             where=f"{type(module).__name__}.forward",
-            todo="Move conditions on values into the data or into operators, or leave out the structure stage",
+            todo="Move conditions on values into the data or into operators, or leave out the structure "
+            "stage",
         ) from error
 
 
@@ -217,7 +223,8 @@ class _Converter:
 
 
 def _operator_of(node: fx.Node) -> tuple[str, bool]:
-    """A node's operator, and whether it changes its first argument; the operator is then one that does not."""
+    """A node's operator, and whether it changes its first argument; the operator is then one that does
+    not."""
     if isinstance(node.target, torch._ops.OpOverload):
         space, _, name = node.target.name().partition("::")
         name = name if "." in name else f"{name}.default"
@@ -230,7 +237,8 @@ def _operator_of(node: fx.Node) -> tuple[str, bool]:
 
 
 def _plainer(name: str, arguments: dict[str, Any], node: fx.Node) -> tuple[str, dict[str, Any]]:
-    """Some operators said by another, of which there is a rule: chunks by their sizes, new tensors by theirs."""
+    """Some operators said by another, of which there is a rule: chunks by their sizes, new tensors by
+    theirs."""
     if name in ("chunk.default", "split.Tensor", "split.sizes", "tensor_split.sections"):
         dim = arguments.get("dim", 0)
         sizes = [part[dim] for part in _shape(node.meta["val"])]
@@ -311,7 +319,8 @@ def _without_dead(program: Program) -> Program:
 def _baked(
     program: Program, tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, Any]
 ) -> tuple[Program, dict[str, torch.Tensor], dict[str, Any], frozenset[str]]:
-    """Constants computed once; so are weights made of parameters by what mixes their channels (standardization)."""
+    """Constants computed once; so are weights made of parameters by what mixes their channels
+    (standardization)."""
     tensors, shapes = dict(tensors), dict(shapes)
     origins: dict[str, set[str]] = {}  # value that comes from no input -> parameters it comes from
     heavy: set[str] = set()
@@ -369,7 +378,8 @@ def _under_their_names(
     shapes: dict[str, Any],
     made_of: Mapping[str, set[str]],
 ) -> tuple[Program, dict[str, torch.Tensor], dict[str, Any], frozenset[str]]:
-    """A weight that was computed takes the name of the one parameter of its shape, if nothing else reads that."""
+    """A weight that was computed takes the name of the one parameter of its shape, if nothing else reads
+    that."""
     read = set(program.tensors())
     names = {new: next(iter(old)) for new, old in made_of.items() if len(old) == 1 and not old & read}
     if len(set(names.values())) < len(names):

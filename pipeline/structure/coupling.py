@@ -2,7 +2,8 @@
 
 Labels travel through the operators (flow.py, rules.py). Where two tensors meet position by position (residual
 sums, squeeze-excite products, a layer that is called twice) their labels become one. What is left are sets of
-positions of tensors that go together; a set is fixed when something outside decides its width: the inputs, the
+positions of tensors that go together; a set is fixed when something outside decides its width: the inputs,
+the
 outputs, an operation that is not known.
 """
 
@@ -42,7 +43,8 @@ class Kind:
 class Coupling:
     """Channel sets of a network; a set is an integer from 0.
 
-    outputs: layer -> the set of each of its output channels, int64 (out_channels,); all that have a weight, and
+    outputs: layer -> the set of each of its output channels, int64 (out_channels,); all that have a weight,
+    and
         the norms with a value per channel.
     inputs: layer with a weight -> the set of each of its input channels, int64 (in_channels,).
     fixed: set -> why it cannot be removed.
@@ -118,7 +120,8 @@ def couple(module: nn.Module, example: torch.Tensor) -> Coupling:
 def couple_captured(captured: Captured) -> Coupling:
     """Find the channel sets of a captured forward pass.
 
-    Where a dimension is split into factors (heads of an attention, groups of a convolution) the channels of one
+    Where a dimension is split into factors (heads of an attention, groups of a convolution) the channels of
+    one
     of them can go; each kind of choice is tried both ways, and what frees more channels is taken.
     """
     decisions: dict[Any, int] = {}

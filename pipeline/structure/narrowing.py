@@ -1,6 +1,7 @@
 """Narrowing: a network's tensors made smaller, without the channel sets that are removed.
 
-Two forms of the result: tensors for the network's own definition, and a program whose written-in sizes follow.
+Two forms of the result: tensors for the network's own definition, and a program whose written-in sizes
+follow.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
 """The proof that a rebuilt network is right.
 
 The masked network and the rebuilt one must give the same outputs. Masked means that nobody reads the removed
-channels: they are zero in every tensor, rows and columns, and what mixes channels without a weight (a mean over
+channels: they are zero in every tensor, rows and columns, and what mixes channels without a weight (a mean
+over
 them, a LayerNorm, an attention's products) mixes those that stay. Both run in float64, so that the only
 differences left are mistakes.
 """
@@ -40,7 +41,8 @@ def prove(
         (largest |masked - rebuilt| of an output, largest |conv-only mask - rebuilt|).
 
     Raises:
-        TersorError: the first exceeds PROOF_BOUND of the largest output, or the captured program is not what the
+        TersorError: the first exceeds PROOF_BOUND of the largest output, or the captured program is not
+        what the
             module computes.
     """
     images = images if coupling.captured.any_batch else images[:2]
@@ -79,7 +81,8 @@ def check_captured(module: nn.Module, coupling: Coupling, images: torch.Tensor) 
             got=f"an output that differs by {difference:.3g} between the network and its exported graph",
             wanted="a forward pass that gives the same for the same images, whatever else is in the batch",
             where=f"{type(module).__name__}.forward",
-            todo="Leave random numbers and dropout out of evaluation, and do not let images depend on each other",
+            todo="Leave random numbers and dropout out of evaluation, and do not let images depend on "
+            "each other",
         )
 
 

@@ -1,7 +1,9 @@
 """One rule for each operator: which positions of what it reads and gives are the same channels.
 
-`RULES` is closed: an operator that is not in it is not known, and all it touches stays. Beside its labels a rule
-says which arguments change with the channels (sizes, groups, bounds), and whether the operator mixes channels, so
+`RULES` is closed: an operator that is not in it is not known, and all it touches stays. Beside its labels a
+rule
+says which arguments change with the channels (sizes, groups, bounds), and whether the operator mixes
+channels, so
 that a channel that is zero is not the same as one that is gone.
 """
 
@@ -360,7 +362,7 @@ def _merged(flow: Flow, entries: Dims, sizes: Sequence[int]) -> Entry:
     """The labels of several dimensions made one."""
     labelled = [at for at, entry in enumerate(entries) if isinstance(entry, np.ndarray)]
     if not labelled:
-        return next((e for e in entries if e), PLAIN)  # type: ignore[misc]
+        return next((e for e in entries if e), PLAIN)
     if len(labelled) > 1:
         best = max(labelled, key=lambda at: sizes[at])
         for at in labelled:
@@ -757,19 +759,25 @@ def _all_fixed(flow: Flow, given: Given) -> Any:
 
 
 _ELEMENTWISE = """
-    relu.default relu6.default leaky_relu.default elu.default selu.default celu.default gelu.default silu.default
+    relu.default relu6.default leaky_relu.default elu.default selu.default celu.default gelu.default
+    silu.default
     mish.default sigmoid.default tanh.default hardtanh.default hardswish.default hardsigmoid.default
     softplus.default log_sigmoid.default threshold.default hardshrink.default softshrink.default
-    dropout.default feature_dropout.default alpha_dropout.default clone.default contiguous.default detach.default
+    dropout.default feature_dropout.default alpha_dropout.default clone.default contiguous.default
+    detach.default
     alias.default to.dtype to.dtype_layout to.device _to_copy.default lift_fresh_copy.default
-    abs.default neg.default exp.default log.default sqrt.default rsqrt.default square.default reciprocal.default
+    abs.default neg.default exp.default log.default sqrt.default rsqrt.default square.default
+    reciprocal.default
     sign.default sin.default cos.default erf.default floor.default ceil.default round.default log1p.default
-    expm1.default clamp.default clamp_min.default clamp_max.default clamp.Tensor pow.Tensor_Scalar pow.Tensor_Tensor
+    expm1.default clamp.default clamp_min.default clamp_max.default clamp.Tensor pow.Tensor_Scalar
+    pow.Tensor_Tensor
     add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar
     div.Tensor_mode floor_divide.default remainder.Scalar maximum.default minimum.default where.self
-    where.ScalarOther masked_fill.Scalar masked_fill.Tensor addcmul.default addcdiv.default lerp.Tensor lerp.Scalar
+    where.ScalarOther masked_fill.Scalar masked_fill.Tensor addcmul.default addcdiv.default lerp.Tensor
+    lerp.Scalar
     atan2.default eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar eq.Tensor ne.Tensor gt.Tensor
-    lt.Tensor ge.Tensor le.Tensor logical_and.default logical_or.default logical_not.default bitwise_not.default
+    lt.Tensor ge.Tensor le.Tensor logical_and.default logical_or.default logical_not.default
+    bitwise_not.default
     zeros_like.default ones_like.default full_like.default
 """
 POOLS = {

@@ -271,7 +271,8 @@ def _by_nni(
 def report(
     settings: Structure, coupling: Coupling, spaces: Sequence[Space], removed: np.ndarray
 ) -> dict[str, Any]:
-    """What was asked and what was achieved, over all layers that were asked, and why some kept their channels."""
+    """What was asked and what was achieved, over all layers that were asked, and why some kept their
+    channels."""
     widths = {}
     for name in (name for space in spaces for name in space.layers):
         keep = coupling.keep(name, removed)

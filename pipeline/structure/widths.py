@@ -205,7 +205,8 @@ def importances(space: Space, scores: Scores, coupling: Coupling) -> np.ndarray:
 
 
 def candidates_of(coupling: Coupling, settings: Structure) -> list[str]:
-    """Layers whose channels may be asked to go: convolutions (grouped ones go along), linear layers if set."""
+    """Layers whose channels may be asked to go: convolutions (grouped ones go along), linear layers if
+    set."""
     kinds = coupling.kinds
     return [n for n in coupling.layers() if (settings.linear if kinds[n].linear else kinds[n].groups == 1)]
 
