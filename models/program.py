@@ -1,12 +1,10 @@
 """A network as a list of operators: what runs where a definition's Python has sizes written in.
 
 A module whose forward pass says `split(16)` or `view(n, 12, 64)` cannot follow tensors that became
-narrower. Its
-exported graph can: every number is an argument of an operator, and can be replaced. A `Program` is that
-graph as
-plain data (JSON in a network's header, no pickle), and `build` makes a module of it: the layers that torch
-knows
-stand under their own names, so that what trains, shares or quantizes `layer1.conv.weight` finds it there.
+narrower. Its exported graph can: every number is an argument of an operator, and can be replaced. A
+`Program` is that graph as plain data (JSON in a network's header, no pickle), and `build` makes a module
+of it: the layers that torch knows stand under their own names, so that what trains, shares or quantizes
+`layer1.conv.weight` finds it there.
 
 What is lost against the definition: forward passes that differ between training and evaluation in more than
 BatchNorm and dropout.
@@ -249,8 +247,7 @@ def build(program: Program, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     """A module that runs the program, in eval mode, with these tensors loaded.
 
     Convolutions, linear layers, norms and dropout that the program calls with tensors named
-    `<layer>.weight` are
-    torch's own layers under that name; all else are calls of operators.
+    `<layer>.weight` are torch's own layers under that name; all else are calls of operators.
 
     Raises:
         BadInput: a tensor is missing.

@@ -1,8 +1,7 @@
 """A network's forward pass as a `Program`: exported, in-place operators replaced, constants folded.
 
-Export runs Python once, so conditions on shapes, subclasses and functional layers are no matter; parameters
-keep
-their names.
+Export runs Python once, so conditions on shapes, subclasses and functional layers are no matter;
+parameters keep their names.
 """
 
 from collections.abc import Mapping

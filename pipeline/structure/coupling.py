@@ -1,10 +1,9 @@
 """Which channels of which layers can only be removed together, read off the captured graph.
 
-Labels travel through the operators (flow.py, rules.py). Where two tensors meet position by position (residual
-sums, squeeze-excite products, a layer that is called twice) their labels become one. What is left are sets of
-positions of tensors that go together; a set is fixed when something outside decides its width: the inputs,
-the
-outputs, an operation that is not known.
+Labels travel through the operators (flow.py, rules.py). Where two tensors meet position by position
+(residual sums, squeeze-excite products, a layer that is called twice) their labels become one. What is
+left are sets of positions of tensors that go together; a set is fixed when something outside decides its
+width: the inputs, the outputs, an operation that is not known.
 """
 
 from collections.abc import Mapping, Sequence
@@ -120,9 +119,8 @@ def couple(module: nn.Module, example: torch.Tensor) -> Coupling:
 def couple_captured(captured: Captured) -> Coupling:
     """Find the channel sets of a captured forward pass.
 
-    Where a dimension is split into factors (heads of an attention, groups of a convolution) the channels of
-    one
-    of them can go; each kind of choice is tried both ways, and what frees more channels is taken.
+    Where a dimension is split into factors (heads of an attention, groups of a convolution) the channels
+    of one of them can go; each kind of choice is tried both ways, and what frees more channels is taken.
     """
     decisions: dict[Any, int] = {}
     best = run(captured, decisions)

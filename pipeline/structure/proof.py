@@ -1,10 +1,9 @@
 """The proof that a rebuilt network is right.
 
-The masked network and the rebuilt one must give the same outputs. Masked means that nobody reads the removed
-channels: they are zero in every tensor, rows and columns, and what mixes channels without a weight (a mean
-over
-them, a LayerNorm, an attention's products) mixes those that stay. Both run in float64, so that the only
-differences left are mistakes.
+The masked network and the rebuilt one must give the same outputs. Masked means that nobody reads the
+removed channels: they are zero in every tensor, rows and columns, and what mixes channels without a
+weight (a mean over them, a LayerNorm, an attention's products) mixes those that stay. Both run in
+float64, so that the only differences left are mistakes.
 """
 
 import copy

@@ -1,10 +1,8 @@
 """One rule for each operator: which positions of what it reads and gives are the same channels.
 
-`RULES` is closed: an operator that is not in it is not known, and all it touches stays. Beside its labels a
-rule
-says which arguments change with the channels (sizes, groups, bounds), and whether the operator mixes
-channels, so
-that a channel that is zero is not the same as one that is gone.
+`RULES` is closed: an operator that is not in it is not known, and all it touches stays. Beside its labels
+a rule says which arguments change with the channels (sizes, groups, bounds), and whether the operator
+mixes channels, so that a channel that is zero is not the same as one that is gone.
 """
 
 import math
