@@ -133,7 +133,7 @@ def run_scenarios(
             for index, first in enumerate(next(iter(by_batch.values()))):
                 calls = {batch: runtimes[index].run for batch, runtimes in by_batch.items()}
                 run = partial(_run, scenario, calls, chosen, p99_ms, seconds, queries, seed, tell)
-                waits = scenario == "server" or target != "cpu"
+                waits = scenario == "server" or target != "cpu" or engine == "loadgen"  # which sleeps between
                 result, busy = _when_quiet(run, count, on_processor=not waits, force=force)
                 place = (model.name, first.name, first.provider, count)
                 rows.append(ScenarioRow(*place, result, first.proof, busy))
