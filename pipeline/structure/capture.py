@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from tersor.errors import BadInput
+from tersor.export.forms.to_onnx import quiet_exporter
 from tersor.models.program import (
     OPERATORS,
     PYTHON,
@@ -94,6 +95,7 @@ def capture(module: nn.Module, example: torch.Tensor) -> Captured:
     return _Converter(exported, any_batch).result()
 
 
+@quiet_exporter()
 def _exported(module: nn.Module, example: torch.Tensor) -> tuple[Any, bool]:
     args = (example,)
     try:
