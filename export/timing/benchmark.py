@@ -195,28 +195,16 @@ def benchmark(
         asked = _Asked(TARGETS[target], batch, count, on_processor=target == "cpu", force=force)
         notes = _Notes()
         make = partial(feed, batch=batch, shapes=shapes, inputs=inputs)
-
-        @contextmanager
-        def opening(
-            count: int = count, notes: _Notes = notes, make: Callable[..., Feed] = make
-        ) -> Iterator[_Opened]:
-            """All sessions, anew."""
-            first = not notes.fed
-            if target == "cpu":
-                sessions, feeds = _on_cpu(opened, make, count, check=first)
-                now = _Opened({n: partial(s.run, None, feeds[n]) for n, s in sessions.items()})
-            else:
-                bounds = {name: open_bound(m, make, target, threads=count) for name, m in opened.items()}
-                feeds = {name: bound.feed for name, bound in bounds.items()}
-                now = _Opened(
-                    {name: bound.end_to_end for name, bound in bounds.items()},
-                    {name: bound.device_ms for name, bound in bounds.items()},
-                )
-                notes.no_graph = {name: bound.why_no_graph for name, bound in bounds.items()}
-            if same_inputs and first:
-                check_same({name: feeds[name] for name in models})
-            notes.fed = described(feeds[baseline], inputs is not None)
-            yield now
+        opening = partial(
+            _sessions,
+            opened,
+            target,
+            make,
+            count,
+            notes,
+            compared=tuple(models) if same_inputs else (baseline,),
+            given=inputs is not None,
+        )
 
         def report(fraction: float, done: int = done) -> None:
             """Tell the fraction of all settings that is done."""
@@ -265,6 +253,44 @@ def time_calls(
 
 
 Feed = Mapping[str, np.ndarray]
+
+
+@contextmanager
+def _sessions(
+    models: Mapping[str, Path | bytes],
+    target: str,
+    make: Callable[..., Feed],
+    threads: int,
+    notes: "_Notes",
+    *,
+    compared: Sequence[str],
+    given: bool,
+) -> Iterator["_Opened"]:
+    """All sessions, anew; that they fit together is checked the first time.
+
+    Args:
+        models, target, threads: as for `benchmark`.
+        make: what a session is fed.
+        notes: get what is told of the sessions.
+        compared: names of models that must take the same inputs, the baseline among them.
+        given: whether the first input's values were given.
+    """
+    first = not notes.fed
+    if target == "cpu":
+        sessions, feeds = _on_cpu(models, make, threads, check=first)
+        now = _Opened({n: partial(s.run, None, feeds[n]) for n, s in sessions.items()})
+    else:
+        bounds = {name: open_bound(model, make, target, threads=threads) for name, model in models.items()}
+        feeds = {name: dict(bound.feed) for name, bound in bounds.items()}
+        now = _Opened(
+            {name: bound.end_to_end for name, bound in bounds.items()},
+            {name: bound.device_ms for name, bound in bounds.items()},
+        )
+        notes.no_graph = {name: bound.why_no_graph for name, bound in bounds.items()}
+    if first:
+        check_same({name: feeds[name] for name in compared})
+    notes.fed = described(feeds[AGAIN], given)
+    yield now
 
 
 def _on_cpu(

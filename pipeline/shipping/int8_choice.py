@@ -141,18 +141,62 @@ def make_int8(
 
     clock = _Clock(calibration[np.arange(batch) % len(calibration)], seconds)
     layout_ms = dict[InputLayout, float]()
-    if len(layouts) > 1:
-        layout = "plain"
+    if len(layouts) > 1:  # the plain one first
         write(operators[0], next(iter(candidates)))
         layout_ms = _first_layers(path, layouts, clock)
         layout = choose_layout(layout_ms) if layout_ms else "plain"
+    tried, files = _try_sets(
+        operators, list(candidates), write, path, lambda: (*judge(path), within(path)), floor, progress
+    )
+    found = [best_method([t for t in tried if t.operators == o], floor) for o in _sets_of(tried)]
+    fit = [t.operators for t in found if _fits(t, floor)]
+    ms = clock({name: files[name] for name in fit}) if len(fit) > 1 else {}
+    best = choose(found, ms, floor)
+
+    info, accuracy, helps = write(best.operators, best.method), best.accuracy, dict[str, float]()
+    if floor is not None and accuracy < floor - NEARLY:
+        again = partial(write, best.operators, best.method)
+        layers = info["quantized"]
+        info, accuracy, helps = _with_floats(again, lambda: judge(path), layers, floor, progress)
+    holds = floor is None or accuracy >= floor - NEARLY
+    told = {"validation_accuracy_fraction": accuracy, "holds": holds, "helps": helps, "layouts": layout_ms}
+    return info | _compared(best, tried, found, ms) | told
+
+
+def _compared(
+    best: Tried, tried: Sequence[Tried], found: Sequence[Tried], ms: Mapping[OperatorSet, float]
+) -> dict[str, Any]:
+    """What was tried, for the manifest: see `make_int8`."""
+    sets = {t.operators: {"validation_accuracy_fraction": t.accuracy} for t in found}
+    for name, taken in ms.items():
+        sets[name]["ms"] = taken
+    methods = {t.method: t.accuracy for t in tried if t.operators == best.operators}
+    return {"method": best.method, "tried": methods, "sets": sets}
+
+
+def _try_sets(
+    operators: Sequence[OperatorSet],
+    methods: list[str],
+    write: Callable[[OperatorSet, str], dict[str, Any]],
+    path: Path,
+    judge: Callable[[], tuple[float, float, bool]],
+    floor: float | None,
+    progress: Tell,
+) -> tuple[list[Tried], dict[OperatorSet, bytes]]:
+    """Write and judge each set of operators with the calibrations that may do.
+
+    Args:
+        write: the file of a set and a calibration, to `path`.
+        judge: accuracy, loss, and whether within the parity bound, of what was written last.
+
+    Returns:
+        What was tried, and a file of each set to be timed.
+    """
     tried, files, learned = list[Tried](), dict[OperatorSet, bytes](), 0
     for number, chosen in enumerate(operators):
-        names = methods_for(tried, list(candidates), floor)
-        for name in names:
-            progress(
-                0.3 * (number + names.index(name) / len(names)) / len(operators), f"int8, {chosen}, {name}"
-            )
+        names = methods_for(tried, methods, floor)
+        for at, name in enumerate(names):
+            progress(0.3 * (number + at / len(names)) / len(operators), f"int8, {chosen}, {name}")
             info = write(chosen, name)
             if len(operators) > 1:
                 learned = max(learned, len(info["kept_integers"]))
@@ -161,33 +205,8 @@ def make_int8(
                     break  # nothing, nothing else than a plainer set, or learned integers given up
                 files.setdefault(chosen, path.read_bytes())
             count = sum(info.get("integer_operators", {}).values())
-            tried.append(Tried(chosen, name, *judge(path), within(path), count))
-    found = [best_method([t for t in tried if t.operators == o], floor) for o in _sets_of(tried)]
-    fit = [t.operators for t in found if _fits(t, floor)]
-    ms = clock({name: files[name] for name in fit}) if len(fit) > 1 else {}
-    best = choose(found, ms, floor)
-
-    info, accuracy, helps = write(best.operators, best.method), best.accuracy, dict[str, float]()
-    if floor is not None and accuracy < floor - NEARLY:
-        info, accuracy, helps = _with_floats(
-            lambda kept: write(best.operators, best.method, kept),
-            lambda: judge(path),
-            info["quantized"],
-            floor,
-            progress,
-        )
-    sets = {t.operators: {"validation_accuracy_fraction": t.accuracy} for t in found}
-    for name, taken in ms.items():
-        sets[name]["ms"] = taken
-    return info | {
-        "method": best.method,
-        "validation_accuracy_fraction": accuracy,
-        "holds": floor is None or accuracy >= floor - NEARLY,
-        "helps": helps,
-        "tried": {t.method: t.accuracy for t in tried if t.operators == best.operators},
-        "sets": sets,
-        "layouts": layout_ms,
-    }
+            tried.append(Tried(chosen, name, *judge(), count))
+    return tried, files
 
 
 def methods_for(tried: Sequence[Tried], methods: list[str], floor: float | None) -> list[str]:

@@ -15,6 +15,9 @@ QUIET_SECONDS, LONGEST_QUIET_SECONDS = 5.0, 60.0
 DOUBT = 3
 """A step's own speed counts as much as what was thought of it after so many words: few come in jumps."""
 
+LEAST_FRACTION = 0.02
+"""Of a step: what its first moments took (imports, memory) says nothing of the rest."""
+
 Tell = Callable[[float, str], None]
 """Told the fraction of a step that is done (0 to 1) and a few words."""
 
@@ -140,7 +143,7 @@ class Reporter:
         step, later = self.steps[self.index - 1], self.steps[self.index :]
         before = self.fresh_seconds / self.fresh_weight if self.fresh_weight else None
         thought = step.weight if step.timed else None if before is None else before * step.weight
-        own = spent / fraction if fraction > 0 and words else None
+        own = spent / fraction if fraction >= LEAST_FRACTION and words else None
         if own is not None:
             trust = words / (words + DOUBT)
             whole = own**trust * thought ** (1 - trust) if thought else own
