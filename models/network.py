@@ -22,6 +22,7 @@ from tersor.errors import BadInput
 from tersor.files import write_whole
 from tersor.models import definition as definitions
 from tersor.models.preprocessing import Preprocessing
+from tersor.models.program import Program, build
 from tersor.models.rebuild import rebuild
 
 HEADER_KEY = "tersor.network"
@@ -91,6 +92,9 @@ class Network:
     forms: Mapping[str, Form] = field(default_factory=dict)
     source_sha256: str | None = None
     activations: Mapping[str, Activation] = field(default_factory=dict)
+    program: Program | None = field(default=None, repr=False)
+    """What is computed, where the definition's Python cannot follow the tensors' shapes (sizes written
+    in)."""
     template: nn.Module | None = field(default=None, repr=False)
     """Of a network made from a live module: what `module()` copies in place of building the definition."""
 
@@ -136,6 +140,8 @@ class Network:
 
     def module(self) -> nn.Module:
         """The network as a PyTorch module in eval mode, float32 (N, C, H, W) -> (N, classes)."""
+        if self.program is not None:
+            return build(self.program, self.tensors)
         if self.template is not None:
             return rebuild(copy.deepcopy(self.template), self.tensors)
         fresh = definitions.build(self.definition, self.input_shape, len(self.classes), self.arguments)
@@ -155,6 +161,11 @@ class Network:
     ) -> Self:
         """The same network with other tensors; `forms` are kept where not given."""
         return replace(self, tensors=tensors, forms=self.forms if forms is None else forms)
+
+    def with_program(self, program: Program, tensors: Mapping[str, torch.Tensor]) -> Self:
+        """A network that computes `program` with these tensors, in place of its definition; forms are
+        dense."""
+        return replace(self, program=program, tensors=tensors, forms={}).with_module(build(program, tensors))
 
     def digest(self) -> str:
         """SHA-256 over header and tensors, in hex: equal networks have equal digests."""
@@ -198,6 +209,8 @@ class Network:
         entries = {"version": HEADER_VERSION, "forms": forms, "preprocessing": asdict(self.preprocessing)}
         if self.activations:  # networks without keep the digests they always had
             entries["activations"] = {k: asdict(v) for k, v in self.activations.items()}
+        if self.program is not None:
+            entries["program"] = self.program.to_json()
         return json.loads(json.dumps({**fields, **entries}))
 
 
@@ -278,6 +291,7 @@ def _from_header(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Ne
         forms,
         header["source_sha256"],
         {k: _checked_activation(k, Activation(**v)) for k, v in header.get("activations", {}).items()},
+        Program.from_json(header["program"]) if "program" in header else None,
     )
 
 

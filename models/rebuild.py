@@ -29,10 +29,14 @@ def rebuild(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module
         weight = tensors.get(f"{name}.weight" if name else "weight")
         if weight is not None:
             _shape_layer(name, child, tuple(weight.shape))
-    current = dict(module.named_parameters()) | dict(module.named_buffers())
+    current = dict(module.named_parameters(remove_duplicate=False)) | dict(
+        module.named_buffers(remove_duplicate=False)
+    )
+    replaced: dict[int, torch.Tensor] = {}  # one tensor under two names stays one
     for name, tensor in tensors.items():
-        if current[name].shape != tensor.shape:
-            _replace(module, name, tensor)
+        old = current.get(name)
+        if old is not None and old.shape != tensor.shape:
+            replaced[id(old)] = _replace(module, name, replaced.get(id(old), tensor))
     try:
         module.load_state_dict(dict(tensors), strict=True)
     except RuntimeError as error:
@@ -55,7 +59,11 @@ def _check_names(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None
 
 def _shape_layer(name: str, layer: nn.Module, shape: tuple[int, ...]) -> None:
     """Set the attributes by which a layer knows its own width."""
-    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        if layer.groups > 1:
+            layer.groups = shape[0] // (layer.in_channels // layer.groups)
+        layer.in_channels, layer.out_channels = shape[0], shape[1] * layer.groups
+    elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         if len(shape) != layer.weight.dim() or shape[2:] != tuple(layer.kernel_size):
             raise BadInput(
                 f"the kernel of layer {name!r} differs",
@@ -69,13 +77,23 @@ def _shape_layer(name: str, layer: nn.Module, shape: tuple[int, ...]) -> None:
         layer.out_features, layer.in_features = shape[0], shape[1]
     elif isinstance(layer, nn.modules.batchnorm._NormBase):  # InstanceNorm too
         layer.num_features = shape[0]
+    elif isinstance(layer, nn.GroupNorm):
+        whole = layer.num_channels // layer.num_groups  # channels a group: whole groups go
+        layer.num_groups = max(1, shape[0] // whole) if layer.num_groups > 1 else 1
+        layer.num_channels = shape[0]
+    elif isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        layer.normalized_shape = shape
 
 
-def _replace(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Put an empty tensor of the right shape under a parameter's or buffer's name."""
+def _replace(module: nn.Module, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Put an empty tensor of the right shape, or one that was put elsewhere, under a name; returns it."""
     parent_name, _, leaf = name.rpartition(".")
     parent = module.get_submodule(parent_name)
     if leaf in parent._buffers:
         parent._buffers[leaf] = torch.empty_like(tensor)
-    else:
-        parent._parameters[leaf] = nn.Parameter(torch.empty_like(tensor))
+        return tensor
+    if not isinstance(tensor, nn.Parameter):
+        old = parent._parameters[leaf]
+        tensor = nn.Parameter(torch.empty_like(tensor), requires_grad=old is None or old.requires_grad)
+    parent._parameters[leaf] = tensor
+    return tensor

@@ -26,7 +26,7 @@ from tersor.pipeline.stages.store import CHECKPOINT, METRICS, NETWORK, ONNX, Sta
 from tersor.pipeline.stages.table import Context, fresh_network, row_of
 from tersor.progress import Reporter, Tell
 
-Which = Literal["last", "all"]
+Which = Literal["none", "last", "all"]
 """The stages whose files other compressors are asked about: minutes for large networks."""
 MEASURED = 0.9
 """Of a stage's step, by then its result is there and measured."""
@@ -64,9 +64,9 @@ def compress(
 
 
 def run_stages(
-    recipe: Recipe, data: Data, store: Store, reporter: Reporter, ledger: Which | None = "last"
+    recipe: Recipe, data: Data, store: Store, reporter: Reporter, ledger: Which = "last"
 ) -> list[StageResult]:
-    """Every stage's result, from the cache or computed now; None: other compressors are not asked."""
+    """Every stage's result, from the cache or computed now."""
     results, last = list[StageResult](), len(recipe.stages) - 1
     for index, digest in enumerate(stage_digests(recipe, data)):
         with reporter.step() as tell:

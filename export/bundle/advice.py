@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tersor.export.bundle.manifest import Artifact, Int8
-from tersor.export.timing.latency import LatencyRow
+from tersor.export.timing.latency import LatencyRow, ratio_told
 from tersor.export.timing.providers import TARGETS
 
 
@@ -17,7 +17,7 @@ def advise(artifacts: Sequence[Artifact], targets: Sequence[str], int8: Int8 | N
 
     Returns:
         Sentences; none where nothing was measured, or on a busy machine only. Timings are compared at the
-        same batch size and threads, by their confidence intervals.
+        same batch size and threads, by the intervals of their speed-ups.
     """
     plain = next((a for a in artifacts if a.file == "model.onnx"), None)
     told: list[str] = []
@@ -48,12 +48,22 @@ def _instead(int8: Int8 | None) -> str:
     )
 
 
+def _ratio(row: LatencyRow, own: LatencyRow) -> tuple[float, float, float]:
+    """How many times as fast a file is as another: low, middle, high, of the far ends of both intervals.
+
+    Both stand against one baseline; the far ends allow for either being at its own, so it is no narrower.
+    """
+    (low, middle, high), (own_low, own_middle, own_high) = row.decisive, own.decisive
+    return low / own_high, middle / own_middle, high / own_low
+
+
 def _compared(target: str, row: LatencyRow, own: LatencyRow, instead: str) -> str:
     where = f"at batch {row.batch}, {row.threads} thread(s)"
     times = f"{row.p50_ms:.4g} against {own.p50_ms:.4g} ms"
-    if row.p50_low_ms > own.p50_high_ms:
+    low, middle, high = _ratio(row, own)
+    if high < 1:
         return f"int8 is slower on this {target.upper()} for this network {where} ({times}): {instead}"
-    if row.p50_high_ms < own.p50_low_ms:
-        ratio = own.p50_ms / row.p50_ms
-        return f"int8 is {ratio:.2f}x as fast as fp32 on this {target.upper()} {where} ({times})"
+    if low > 1:
+        ratio = ratio_told(low, middle, high)
+        return f"int8 is {ratio} as fast as fp32 on this {target.upper()} {where} ({times})"
     return f"int8 is no faster than fp32 on this {target.upper()} {where} ({times}): {instead}"

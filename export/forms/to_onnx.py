@@ -135,7 +135,7 @@ def _exported(module: "torch.nn.Module", network: "Network") -> "onnx_ir.Model":
     # two inputs: a batch of one would let the tracer take the batch size for the constant 1
     example = torch.zeros(2, *network.input_shape)
     try:
-        with _quiet():
+        with quiet_exporter():
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -151,7 +151,7 @@ def _exported(module: "torch.nn.Module", network: "Network") -> "onnx_ir.Model":
     except Exception as error:  # torch raises many classes here, some of them private
         from tersor.export.forms.export_errors import explain
 
-        with _quiet():
+        with quiet_exporter():
             explanation = explain(module, example, error, network.definition)
         raise explanation from error
     assert program is not None
@@ -174,7 +174,7 @@ def _optimize(model: "onnx_ir.Model", parameters: frozenset[str]) -> None:
         hidden[value] = value.const_value
         value.const_value = None
         graph.inputs.append(value)
-    with _quiet():
+    with quiet_exporter():
         onnxscript.optimizer.optimize(model)
     for value, tensor in hidden.items():
         graph.inputs.remove(value)
@@ -201,8 +201,8 @@ def _check_interface(model: ModelProto, network: "Network") -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's prints, warnings and log records; errors still come as exceptions."""
+def quiet_exporter() -> Iterator[None]:
+    """Silence PyTorch's exporter: its prints, warnings and log records; errors still come as exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -78,7 +78,7 @@ def compress(
     data: DataOption = None,
     runs: RunsOption = RUNS,
     ledger: Annotated[
-        Literal["last", "all"],
+        Literal["none", "last", "all"],
         typer.Option(help="After which stages the file also goes through gzip, zstd and xz."),
     ] = "last",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the stages and what is cached.")] = False,

@@ -83,6 +83,7 @@ class Structure(StageSettings):
     max_cut: Fraction = Field(
         0.95, description="largest fraction removed of one layer, for global and search"
     )
+    allow_less: bool = Field(False, description="accept less than half of the channels that were asked for")
     reestimate_batch_norm: bool = True
 
     @model_validator(mode="before")

@@ -290,7 +290,7 @@ STAGES: dict[str, Stage[Any]] = {
     "train": Stage(Train, 1, train, rehearse_ramp),
     "tune": Stage(Tune, 2, train, rehearse_ramp),
     "load": Stage(Load, 1, load_weights),
-    "structure": Stage(Structure, 3, prune_structure, rehearse_structure),
+    "structure": Stage(Structure, 4, prune_structure, rehearse_structure),
     "sparsity": Stage(Sparsity, 1, prune_small_weights, rehearse_patterns),
     "sharing": Stage(Sharing, 1, share, rehearse_patterns),
     "linear": Stage(Linear, 2, quantize, rehearse_patterns),

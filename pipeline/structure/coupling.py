@@ -1,44 +1,69 @@
-"""Which channels of which layers can only be removed together, read off the traced graph.
+"""Which channels of which layers can only be removed together, read off the captured graph.
 
-Every output channel of a convolution or linear layer gets a label of its own. Labels travel through the
-graph with the channels: BatchNorm, activations and pooling hand them on, a concatenation puts them one
-after another, `flatten` repeats each for its pixels, a zero padding of channels adds fixed ones. Where two
-tensors meet channel by channel (residual sums, squeeze-excite products, a layer that is called twice)
-their labels become one. What is left are sets of channels that go together; a set is fixed when something
-outside decides its width: the inputs, the outputs, an operation not known here.
-
-Grouped convolutions lose whole groups, with the channels they read: a depthwise one is the case of one
-channel a group.
+Labels travel through the operators (flow.py, rules.py). Where two tensors meet position by position
+(residual sums, squeeze-excite products, a layer that is called twice) their labels become one. What is
+left are sets of positions of tensors that go together; a set is fixed when something outside decides its
+width: the inputs, the outputs, an operation that is not known.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
-from tersor.pipeline.structure.graph import propagated, shape_of
-from tersor.pipeline.structure.labels import Labels
-from tersor.pipeline.structure.rules import flows, is_norm
+from tersor.models.program import Tensor
+from tersor.pipeline.structure.capture import Captured, capture
+from tersor.pipeline.structure.flow import Flow
+from tersor.pipeline.structure.walk import run
+
+MOST_TRIALS = 12
+"""Choices between ways to split channels that are tried, at most."""
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What a layer with a weight is: linear or a convolution, in how many groups, each of how many inputs."""
+
+    linear: bool
+    groups: int
+    group_inputs: int
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output reads one channel: the layer has no channels of its own."""
+        return self.groups > 1 and self.group_inputs == 1
+
+
+@dataclass(frozen=True, eq=False)
 class Coupling:
     """Channel sets of a network; a set is an integer from 0.
 
-    outputs: layer -> the set of each of its output channels, int64 (out_channels,); Conv, Linear and
+    outputs: layer -> the set of each of its output channels, int64 (out_channels,); all that have a weight,
+    and
         the norms with a value per channel.
-    inputs: Conv and Linear layer -> the set of each of its input channels, int64 (in_channels,).
+    inputs: layer with a weight -> the set of each of its input channels, int64 (in_channels,).
     fixed: set -> why it cannot be removed.
+    tensors: tensor -> for each of its dimensions the set of every position, None where none can go.
+    values: the same of every value of the program; a list of those where an operator gives several.
+    kinds: of every layer with a weight.
+    parts: sets of which one has to stay, each a dimension of some value.
     """
 
     outputs: Mapping[str, np.ndarray]
     inputs: Mapping[str, np.ndarray]
     fixed: Mapping[int, str]
+    captured: Captured = field(repr=False)
+    tensors: Mapping[str, list[np.ndarray | None]] = field(repr=False)
+    values: Mapping[str, Any] = field(repr=False)
+    kinds: Mapping[str, Kind] = field(repr=False)
+    parts: Sequence[np.ndarray] = field(default=(), repr=False)
 
     def layers(self) -> list[str]:
-        """Conv and Linear layers, in the order they are first called."""
+        """Layers with a weight, in the order they are first called."""
         return list(self.inputs)
 
     def free(self, layer: str) -> np.ndarray:
@@ -72,105 +97,113 @@ class Coupling:
         """bool (in_channels,): which input channels of a layer stay when the sets `removed` go."""
         return ~np.isin(self.inputs[layer], removed)
 
+    @cached_property
+    def norms(self) -> frozenset[str]:
+        """Of `outputs` those that hold one value a channel."""
+        return frozenset(self.outputs) - frozenset(self.inputs)
+
 
 def couple(module: nn.Module, example: torch.Tensor) -> Coupling:
     """Find the channel sets of a network.
 
     Args:
         module: the network, in eval mode; not changed.
-        example: an input (N, C, H, W), float32.
+        example: an input (2, C, H, W), float32.
 
     Raises:
-        BadInput: the network cannot be traced.
+        BadInput: the forward pass cannot be exported.
     """
-    traced = propagated(module, example)
-    walk = _Walk()
-    for node in traced.graph.nodes:
-        walk.visit(node, traced.get_submodule(str(node.target)) if node.op == "call_module" else None)
-    return walk.result()
+    return couple_captured(capture(module, example))
 
 
-class _Walk:
-    """Goes through the graph node by node, in order."""
+def couple_captured(captured: Captured) -> Coupling:
+    """Find the channel sets of a captured forward pass.
 
-    def __init__(self) -> None:
-        self.labels = Labels()
-        self.of: dict[fx.Node, np.ndarray] = {}
-        self.outputs: dict[str, np.ndarray] = {}
-        self.inputs: dict[str, np.ndarray] = {}
+    Where a dimension is split into factors (heads of an attention, groups of a convolution) the channels
+    of one of them can go; each kind of choice is tried both ways, and what frees more channels is taken.
+    """
+    decisions: dict[Any, int] = {}
+    best = run(captured, decisions)
+    most, trials = _freed(best), 0
+    for kind, count in list(best.alternatives.items()):
+        taken = decisions.get(kind)
+        for way in range(count):
+            if trials == MOST_TRIALS:
+                break
+            trials += 1
+            other = run(captured, {**decisions, kind: way})
+            if (freed := _freed(other)) > most:
+                best, most, taken = other, freed, way
+        if taken is not None:
+            decisions[kind] = taken
+    return _coupling(best)
 
-    def visit(self, node: fx.Node, layer: nn.Module | None) -> None:
-        """Give the node's result its labels."""
-        if node.op == "placeholder":
-            self.of[node] = self._fixed(node, "the network's inputs")
-        elif node.op == "output":
-            self._fix_all(node, "the network's outputs")
-        elif "tensor_meta" not in node.meta:
-            return  # a size, a flag: whoever computes with a number of channels is not known below
-        elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and not layer.transposed:
-            self._weighted(node, layer.out_channels, layer.groups)
-        elif isinstance(layer, nn.Linear) and len(shape_of(node)) == 2:
-            self._weighted(node, layer.out_features, 1)
-        elif layer is not None and is_norm(layer):
-            self._norm(node)
-        elif (labels := flows(node, layer, self.of, self.labels)) is not None:
-            self.of[node] = labels
-        else:
-            self._unknown(node)
 
-    def result(self) -> Coupling:
-        """The sets, numbered from 0 in the order of their first label."""
-        roots = np.array([self.labels.root(label) for label in range(len(self.labels.parent))], np.int64)
-        number = {root: at for at, root in enumerate(np.unique(roots).tolist())}
-        fixed: dict[int, str] = {}
-        for label, why in self.labels.reasons.items():
-            fixed.setdefault(number[int(roots[label])], why)
+def _freed(flow: Flow) -> int:
+    """Channels of layers that could go."""
+    fixed = {flow.labels.root(label) for label in flow.labels.reasons}
+    count = 0
+    for _, _, out in flow.layer_steps.values():
+        if isinstance(out, np.ndarray):
+            roots = flow.labels.roots(out)
+            count += sum(r not in fixed for r in roots.tolist()) if len(np.unique(roots)) > 1 else 0
+    return count
 
-        def sets(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            """Labels replaced by the numbers of their sets."""
-            return {k: np.array([number[r] for r in roots[v].tolist()], np.int64) for k, v in table.items()}
 
-        return Coupling(sets(self.outputs), sets(self.inputs), fixed)
+def _coupling(flow: Flow) -> Coupling:
+    """The sets, numbered from 0 in the order of their first label."""
+    layers: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    kinds: dict[str, Kind] = {}
+    for weight, (step, inputs, outs) in flow.layer_steps.items():
+        given, name = step.bound(), _layer_of(weight)
+        linear, groups = step.operator == "linear.default", given.get("groups", 1)
+        shape, read = flow.captured.shapes[step.name], flow.shape(given["input"])
+        channel = -1 if linear else 1 - (len(read) < len(flow.shape(given["weight"])))
+        layers[name] = flow.vector(inputs, read[channel]), flow.vector(outs, shape[channel])
+        kinds[name] = Kind(linear, groups, read[channel] // groups)
+    norms: dict[str, np.ndarray] = {}
+    for step in flow.captured.program.steps:
+        if step.operator.partition(".")[0] in NORMS or step.operator == "prelu.default":
+            held = [
+                v
+                for k, v in step.bound().items()
+                if k in ("weight", "running_mean") and isinstance(v, Tensor)
+            ]
+            for tensor in held[:1]:
+                entry = flow.tensors[tensor.name][0]
+                if isinstance(entry, np.ndarray):
+                    norms[tensor.name.rpartition(".")[0] or tensor.name] = entry
+    flow.parts.extend(e for e in (d for t in flow.tensors.values() for d in t) if isinstance(e, np.ndarray))
+    roots = flow.labels.roots(np.arange(len(flow.labels.parent)))
+    numbers = np.unique(roots, return_inverse=True)[1].astype(np.int64)
+    fixed: dict[int, str] = {}
+    for label, why in flow.labels.reasons.items():
+        fixed.setdefault(int(numbers[label]), why)
 
-    def _weighted(self, node: fx.Node, width: int, groups: int) -> None:
-        name, read = str(node.target), self._source(node)
-        if name in self.outputs:  # called again: the same channels in both places
-            self.labels.join(self.inputs[name], read)
-        else:
-            self.outputs[name], self.inputs[name] = self.labels.fresh(width), read
-        self.of[node] = self.outputs[name]
-        if groups > 1:
-            for ins, outs in zip(read.reshape(groups, -1), self.of[node].reshape(groups, -1), strict=True):
-                together = np.concatenate([ins, outs])
-                self.labels.join(together[:-1], together[1:])
+    def sets(entry: Any) -> Any:
+        """Labels as sets; None for what has none."""
+        if isinstance(entry, list):
+            return [sets(e) for e in entry]
+        return numbers[entry] if isinstance(entry, np.ndarray) else None
 
-    def _norm(self, node: fx.Node) -> None:
-        name, read = str(node.target), self._source(node)
-        if name in self.outputs:
-            self.labels.join(self.outputs[name], read)
-        self.outputs[name] = self.of[node] = read
+    ordered = {name: sets(outs) for name, (_, outs) in layers.items()}
+    return Coupling(
+        ordered | {name: sets(entry) for name, entry in norms.items() if name not in ordered},
+        {name: sets(ins) for name, (ins, _) in layers.items()},
+        fixed,
+        flow.captured,
+        {name: sets(dims) for name, dims in flow.tensors.items()},
+        {name: sets(dims) for name, dims in flow.of.items()},
+        kinds,
+        [sets(part) for part in flow.parts],
+    )
 
-    def _source(self, node: fx.Node) -> np.ndarray:
-        """The labels of what a layer reads."""
-        (source,) = node.all_input_nodes
-        if source not in self.of:
-            self.of[source] = self._fixed(source, f"operation {source.name!r}")
-        return self.of[source]
 
-    def _unknown(self, node: fx.Node) -> None:
-        """What it does to channels is not known, so nothing before or after it may change."""
-        why = f"{'layer' if node.op == 'call_module' else 'operation'} {str(node.target)!r}"
-        self._fix_all(node, why)
-        if len(shape_of(node)) >= 2:
-            self.of[node] = self._fixed(node, why)
+NORMS = frozenset(
+    {"batch_norm", "instance_norm", "_native_batch_norm_legit_no_training", "group_norm", "layer_norm"}
+)
 
-    def _fix_all(self, node: fx.Node, why: str) -> None:
-        for source in node.all_input_nodes:
-            if source in self.of:
-                self.labels.fix(self.of[source], why)
 
-    def _fixed(self, node: fx.Node, why: str) -> np.ndarray:
-        shape = shape_of(node)
-        labels = self.labels.fresh(shape[1] if len(shape) > 1 else 1)
-        self.labels.fix(labels, why)
-        return labels
+def _layer_of(weight: str) -> str:
+    """The layer of a weight: its module, or the parameter itself where it has another name."""
+    return weight.removesuffix(".weight")

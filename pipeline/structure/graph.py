@@ -1,6 +1,4 @@
-"""The network as a graph: traced with torch.fx, with the shape of every value."""
-
-import copy
+"""The network as a torch.fx trace, which NNI's ModelSpeedup works on."""
 
 import torch
 from torch import fx, nn
@@ -31,22 +29,3 @@ def width_of(module: nn.Module, layer: str) -> int:
     weight = module.get_submodule(layer).weight
     assert isinstance(weight, torch.Tensor)
     return weight.shape[0]
-
-
-def propagated(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
-    """A trace of a copy of `module` whose nodes carry their shapes (`meta["tensor_meta"]`).
-
-    Raises:
-        BadInput: as `trace`.
-    """
-    from torch.fx.passes.shape_prop import ShapeProp
-
-    traced = trace(copy.deepcopy(module))
-    with torch.no_grad():
-        ShapeProp(traced).propagate(example)
-    return traced
-
-
-def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """The shape of the result of a `propagated` trace's node, () where it is no tensor."""
-    return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))

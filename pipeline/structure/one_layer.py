@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tersor.errors import BadInput
 from tersor.models.network import Network
 from tersor.pipeline.structure.coupling import Coupling, couple
 from tersor.pipeline.structure.narrowing import narrowed
 from tersor.pipeline.structure.proof import prove
-from tersor.pipeline.structure.rules import is_norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +61,9 @@ def wirings(network: Network) -> tuple[dict[str, Wiring], dict[str, str]]:
     wired: dict[str, Wiring] = {}
     tied: dict[str, str] = {}
     for layer in coupling.layers():
-        if _depthwise(module.get_submodule(layer)):
+        if coupling.kinds[layer].depthwise:
             continue  # has no channels of its own
-        why = _tied(module, coupling, layer)
+        why = _tied(coupling, layer)
         if why is None:
             rows = tuple(n for n in coupling.outputs if _meet(coupling.outputs[n], coupling.outputs[layer]))
             read = (n for n in coupling.inputs if _meet(coupling.inputs[n], coupling.outputs[layer]))
@@ -74,7 +73,7 @@ def wirings(network: Network) -> tuple[dict[str, Wiring], dict[str, str]]:
     return wired, tied
 
 
-def _tied(module: nn.Module, coupling: Coupling, layer: str) -> str | None:
+def _tied(coupling: Coupling, layer: str) -> str | None:
     """Why a layer's channels cannot be removed one by one; None where they can."""
     sets = coupling.outputs[layer]
     fixed = [coupling.fixed[s] for s in sets.tolist() if s in coupling.fixed]
@@ -82,19 +81,14 @@ def _tied(module: nn.Module, coupling: Coupling, layer: str) -> str | None:
         return f"its width is fixed by {fixed[0]}"
     if len(np.unique(sets)) < len(sets):
         return "its channels go in groups"
-    for other, other_sets in coupling.outputs.items():
-        target = module.get_submodule(other)
-        if other != layer and not is_norm(target) and not _depthwise(target) and _meet(other_sets, sets):
+    for other in coupling.layers():
+        if other != layer and not coupling.kinds[other].depthwise and _meet(coupling.outputs[other], sets):
             return f"its channels go together with those of {other!r}"
     return None
 
 
 def _meet(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.isin(one, other).any())
-
-
-def _depthwise(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
 def remove_channels(network: Network, wired: Wiring, channels: Collection[int]) -> Network:

@@ -8,17 +8,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from tersor.errors import BadInput, TersorError
+from tersor.errors import BadInput, ClaimBroken, TersorError
 from tersor.models.network import Network
+from tersor.models.program import build
 from tersor.pipeline.accuracy.evaluate import Images, reestimate_batch_norm
 from tersor.pipeline.recipe.structure import Structure
 from tersor.pipeline.structure import nni_room
 from tersor.pipeline.structure.budget import WAYS, Counted, Measuring, way_of
 from tersor.pipeline.structure.coupling import Coupling, couple
 from tersor.pipeline.structure.graph import trace
-from tersor.pipeline.structure.narrowing import narrowed
-from tersor.pipeline.structure.proof import check_runs, check_widths, prove
-from tersor.pipeline.structure.widths import Pruning, Scores, Space, spaces_to_prune
+from tersor.pipeline.structure.narrowing import narrowed, narrowed_program
+from tersor.pipeline.structure.proof import check_captured, check_runs, check_widths, prove, tensors_of
+from tersor.pipeline.structure.widths import Pruning, Scores, Space, candidates_of, chosen_of, spaces_to_prune
 from tersor.progress import Tell
 
 PROOF_IMAGES = 64
@@ -58,9 +59,10 @@ def prune_channels(
     module, example = network.module(), images.inputs[:2]
     tell(0.0, "tracing")
     coupling = couple(module, example)
+    check_captured(module, coupling, images.inputs[:PROOF_IMAGES])
     spaces = spaces_to_prune(module, coupling, settings)
     tell(0.1, f"{settings.pruner} looks for channels")
-    scores = channel_scores(module, spaces, settings, images, seed)
+    scores = channel_scores(module, coupling, spaces, settings, images, seed)
     pruning = Pruning(network, module, settings, coupling, spaces, scores)
     removal_counts, chosen_how = counts(pruning) if counts else (pruning.removals(), {})
     if settings.schedule:
@@ -78,7 +80,10 @@ def prune_channels(
     tell(0.8, "new BatchNorm statistics")
     if settings.reestimate_batch_norm:
         rebuilt = rebuilt.with_module(reestimate_batch_norm(rebuilt.module(), images.inputs))
-    return rebuilt, report(settings, coupling, spaces, removed) | proof | chosen_how
+    told = report(settings, coupling, spaces, removed)
+    if counts is None or not chosen_how:
+        check_enough(settings, told)
+    return rebuilt, told | proof | chosen_how
 
 
 def counts_for(settings: Structure, baseline: Network, profiles: Path, tell: Tell) -> Counts:
@@ -114,20 +119,34 @@ def try_structure(
 
 
 def channel_scores(
-    module: nn.Module, spaces: Sequence[Space], settings: Structure, images: Images, seed: int
+    module: nn.Module,
+    coupling: Coupling,
+    spaces: Sequence[Space],
+    settings: Structure,
+    images: Images,
+    seed: int,
 ) -> Scores:
-    """The importance of every channel that may go, by the pruner's own measure."""
-    layers = [
-        name
-        for space in spaces
-        for name in space.layers
-        if getattr(module.get_submodule(name), "groups", 1) == 1
-    ]
+    """The importance of every channel that may go, by the pruner's own measure.
+
+    NNI knows torch's own layers. Where the network has others (subclasses, functions), it scores those of the
+    captured program, which computes the same.
+    """
+    layers = [name for space in spaces for name in space.layers if coupling.kinds[name].groups == 1]
     drawn = batches(images, TAYLOR_BATCH, seed) if settings.pruner == "taylor" else iter(())
     taylor_batches = (
         [next(drawn) for _ in range(settings.taylor_batches)] if settings.pruner == "taylor" else []
     )
-    return nni_room.scores(module, settings.pruner, layers, taylor_batches)
+    scored = module
+    if not all(_is_plain(module, name) for name in layers) and coupling.captured.any_batch:
+        scored = build(coupling.captured.program, tensors_of(module, coupling))
+    known = [name for name in layers if _is_plain(scored, name)]
+    return nni_room.scores(scored, settings.pruner, known, taylor_batches)
+
+
+def _is_plain(module: nn.Module, name: str) -> bool:
+    """Whether a name is that of a layer of torch's own class, which NNI knows by that."""
+    layer = dict(module.named_modules()).get(name)
+    return type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def batches(images: Images, size: int, seed: int) -> Iterator[nni_room.Batch]:
@@ -208,19 +227,29 @@ def rebuilt_network(
     """
     why = None
     if settings.rebuild != "own":
-        why = nni_room.distrusted(module, trace(module)) if settings.rebuild == "auto" else None
-        if why is None:
-            try:
+        try:
+            why = nni_room.distrusted(module, trace(module)) if settings.rebuild == "auto" else None
+            if why is None:
                 return _by_nni(network, module, coupling, removed, inputs)
-            except (BadInput, TersorError) as error:
-                if settings.rebuild == "nni":
-                    raise
-                why = f"{error.what}: {error.got}" if error.got else str(error)
-    rebuilt = network.with_tensors(narrowed(module, coupling, removed), forms={})
-    check_runs(rebuilt.module(), inputs[:2])
-    difference, gap = prove(module, rebuilt.module(), coupling, removed, inputs)
-    details = {"rebuilt_by": "tersor", "masked_max_abs_diff": difference, "conv_mask_max_abs_diff": gap}
-    return rebuilt, details | ({"not_by_nni": why} if why else {})
+        except (BadInput, TersorError) as error:
+            if settings.rebuild == "nni":
+                raise
+            why = f"{error.what}: {error.got}" if error.got else str(error)
+    not_by_nni = {"not_by_nni": why} if why else {}
+    try:
+        rebuilt = network.with_tensors(narrowed(module, coupling, removed), forms={})
+        check_runs(rebuilt.module(), inputs[:2])
+        difference, gap = prove(module, rebuilt.module(), coupling, removed, inputs)
+        by = "tersor"
+    except TersorError as error:  # sizes are written into its Python: the graph takes its place
+        if not coupling.captured.any_batch or coupling.captured.unknown:
+            raise
+        rebuilt = network.with_program(*narrowed_program(coupling, tensors_of(module, coupling), removed))
+        difference, gap = prove(module, rebuilt.module(), coupling, removed, inputs)
+        by = "tersor, as a graph"
+        not_by_nni["not_as_module"] = f"{error.what}: {error.got}"
+    details = {"rebuilt_by": by, "masked_max_abs_diff": difference, "conv_mask_max_abs_diff": gap}
+    return rebuilt, details | not_by_nni
 
 
 def _by_nni(
@@ -242,14 +271,49 @@ def _by_nni(
 def report(
     settings: Structure, coupling: Coupling, spaces: Sequence[Space], removed: np.ndarray
 ) -> dict[str, Any]:
-    """What was asked and what was achieved, over the layers that could be pruned."""
+    """What was asked and what was achieved, over all layers that were asked, and why some kept their
+    channels."""
     widths = {}
     for name in (name for space in spaces for name in space.layers):
         keep = coupling.keep(name, removed)
         widths[name] = [len(keep), int(keep.sum())]
-    before, after = (sum(w[i] for w in widths.values()) for i in (0, 1))
+    asked = {n for n in candidates_of(coupling, settings) if not _gives_the_outputs(coupling, n)}
+    asked = asked & chosen_of(coupling, settings) | set(widths)
+    sizes = {name: len(coupling.outputs[name]) for name in asked}
+    gone = sum(before - after for before, after in widths.values())
     return {
         "asked_sparsity_fraction": settings.sparsity if settings.search is None else None,
-        "achieved_sparsity_fraction": 1 - after / before,
+        "achieved_sparsity_fraction": gone / sum(sizes.values()),
         "widths": widths,
+        "not_pruned": {n: _why_kept(coupling, n) for n in coupling.layers() if n in asked - set(widths)},
     }
+
+
+def check_enough(settings: Structure, told: dict[str, Any]) -> None:
+    """Less than half of what was asked is not what was asked.
+
+    Raises:
+        ClaimBroken: so few channels could go, and `allow_less` is not set.
+    """
+    achieved, kept = told["achieved_sparsity_fraction"], told["not_pruned"]
+    if settings.allow_less or settings.align is not None or settings.per_layer:
+        return
+    if achieved < settings.sparsity / 2 and kept:
+        some = "; ".join(f"{layer}: {why}" for layer, why in list(kept.items())[:3])
+        raise ClaimBroken(
+            "fewer channels could be removed than were asked",
+            got=f"{100 * achieved:.1f} % of the channels; {len(kept)} layers keep theirs ({some})",
+            wanted=f"{100 * settings.sparsity:g} %, at least half of it",
+            where=f"stage `{settings.name}`",
+            todo="Write the operations named in other words, exclude the layers, or set `allow_less: true`",
+        )
+
+
+def _gives_the_outputs(coupling: Coupling, layer: str) -> bool:
+    reasons = [coupling.fixed.get(s) for s in coupling.outputs[layer].tolist()]
+    return all(why == "the network's outputs" for why in reasons)
+
+
+def _why_kept(coupling: Coupling, layer: str) -> str:
+    reasons = [coupling.fixed[s] for s in coupling.outputs[layer].tolist() if s in coupling.fixed]
+    return reasons[0] if reasons else "its channels go with those of a layer that was not chosen"

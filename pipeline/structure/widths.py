@@ -67,9 +67,7 @@ def spaces_to_prune(module: nn.Module, coupling: Coupling, settings: Structure) 
         BadInput: a pattern matches no layer, or nothing is left to prune.
     """
     where = f"stage `{settings.name}`"
-    candidates = [name for name in coupling.layers() if _candidate(module.get_submodule(name), settings)]
-    chosen = matching(candidates, settings.layers, where) if settings.layers else set(candidates)
-    chosen -= matching(candidates, settings.exclude, where)
+    candidates, chosen = candidates_of(coupling, settings), chosen_of(coupling, settings)
     spaces = []
     for names in coupling.spaces(coupling.layers()):
         prunable = [name for name in names if name in candidates]
@@ -84,6 +82,17 @@ def spaces_to_prune(module: nn.Module, coupling: Coupling, settings: Structure) 
             todo="An operation that is not known here can be written with known ones (docs/structure.md)",
         )
     return spaces
+
+
+def chosen_of(coupling: Coupling, settings: Structure) -> set[str]:
+    """The candidates that `layers` and `exclude` leave.
+
+    Raises:
+        BadInput: a pattern matches no layer.
+    """
+    where, candidates = f"stage `{settings.name}`", candidates_of(coupling, settings)
+    chosen = matching(candidates, settings.layers, where) if settings.layers else set(candidates)
+    return chosen - matching(candidates, settings.exclude, where)
 
 
 def removals(spaces: list[Space], scores: Scores, coupling: Coupling, settings: Structure) -> list[int]:
@@ -119,22 +128,68 @@ def kept_width(width: int, sparsity: float, align: int | None) -> int:
 
 
 def choose(spaces: list[Space], counts: Iterable[int], scores: Scores, coupling: Coupling) -> np.ndarray:
-    """The `counts` least important sets of each space, int64, sorted; no layer loses all its channels."""
+    """The `counts` least important sets of each space, int64, sorted; no layer loses all its channels.
+
+    Sets of a space that touch the same layers are ranked among themselves and lose the same fraction, so that
+    every layer of a concatenation loses its share.
+    """
     removed: list[int] = []
+    left = _Left(coupling)
     for space, quota in zip(spaces, counts, strict=True):
-        left = {name: set(np.unique(coupling.outputs[name]).tolist()) for name in space.layers}
         importance = importances(space, scores, coupling)
-        taken = 0
-        for at in np.argsort(importance, kind="stable"):
-            chosen = int(space.sets[at])
-            touched = [name for name in space.layers if chosen in left[name]]
-            if taken == quota or any(len(left[name]) == 1 for name in touched):
-                continue
-            for name in touched:
-                left[name].discard(chosen)
-            removed.append(chosen)
-            taken += 1
+        classes = _classes(space, coupling)
+        for members, share in zip(classes, _shares([len(c) for c in classes], quota), strict=True):
+            taken = 0
+            for at in members[np.argsort(importance[members], kind="stable")]:
+                if taken < share and left.take(int(space.sets[at])):
+                    removed.append(int(space.sets[at]))
+                    taken += 1
     return np.array(sorted(removed), np.int64)
+
+
+class _Left:
+    """What is left of every part of the network that must not become empty."""
+
+    def __init__(self, coupling: Coupling) -> None:
+        parts = {tuple(np.unique(part).tolist()) for part in (*coupling.parts, *coupling.outputs.values())}
+        self.left = [len(part) for part in sorted(parts)]
+        self.touched: dict[int, list[int]] = {}
+        for at, part in enumerate(sorted(parts)):
+            for member in part:
+                self.touched.setdefault(member, []).append(at)
+
+    def take(self, chosen: int) -> bool:
+        """Remove a set, if something is left of all that it is part of; whether it was."""
+        touched = self.touched.get(chosen, [])
+        if any(self.left[at] == 1 for at in touched):
+            return False
+        for at in touched:
+            self.left[at] -= 1
+        return True
+
+
+def _classes(space: Space, coupling: Coupling) -> list[np.ndarray]:
+    """Positions in `space.sets` of the sets that touch the same layers."""
+    touches: dict[int, list[str]] = {int(s): [] for s in space.sets}
+    for name in space.layers:
+        for member in np.unique(coupling.outputs[name]).tolist():
+            if member in touches:
+                touches[member].append(name)
+    classes: dict[tuple[str, ...], list[int]] = {}
+    for at, member in enumerate(space.sets.tolist()):
+        classes.setdefault(tuple(touches[member]), []).append(at)
+    return [np.array(members, np.int64) for members in classes.values()]
+
+
+def _shares(sizes: list[int], quota: int) -> list[int]:
+    """`quota` shared out in proportion to sizes, the largest remainders first."""
+    whole = sum(sizes)
+    exact = [quota * size / whole for size in sizes]
+    shares = [int(e + 1e-9) for e in exact]
+    order = sorted(range(len(sizes)), key=lambda at: (shares[at] - exact[at], at))
+    for at in order[: quota - sum(shares)]:
+        shares[at] += 1
+    return shares
 
 
 def importances(space: Space, scores: Scores, coupling: Coupling) -> np.ndarray:
@@ -149,10 +204,11 @@ def importances(space: Space, scores: Scores, coupling: Coupling) -> np.ndarray:
     return total
 
 
-def _candidate(layer: nn.Module, settings: Structure) -> bool:
-    if isinstance(layer, nn.Linear):
-        return settings.linear
-    return getattr(layer, "groups", 1) == 1
+def candidates_of(coupling: Coupling, settings: Structure) -> list[str]:
+    """Layers whose channels may be asked to go: convolutions (grouped ones go along), linear layers if
+    set."""
+    kinds = coupling.kinds
+    return [n for n in coupling.layers() if (settings.linear if kinds[n].linear else kinds[n].groups == 1)]
 
 
 def _space(coupling: Coupling, names: list[str]) -> Space:

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from tersor.errors import TersorError, Unavailable
 from tersor.machine import THREAD_VARIABLES
@@ -99,7 +99,7 @@ def run_trial(job: Job) -> Trial:
 def _measured(job: Job) -> Trial:
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(job.recipe["threads"])
-    from tersor.pipeline.run import run_stages, steps
+    from tersor.pipeline.run import Which, run_stages, steps
     from tersor.pipeline.stages.environment import prepare_torch
     from tersor.pipeline.stages.store import Store
     from tersor.pipeline.study.heartbeat import heartbeat
@@ -112,7 +112,7 @@ def _measured(job: Job) -> Trial:
     with heartbeat(job) as tell:
         reporter = Reporter(steps(recipe), quiet=True, listener=tell)
         # common stages are nobody's last
-        ledger: Literal["last"] | None = "last" if job.depth is None else None
+        ledger: Which = "last" if job.depth is None else "none"
         results = run_stages(recipe, data, Store(Path(job.runs)), reporter, ledger)
     stages = tuple(result.metrics for result in results)
     metrics = trial_metrics(stages)

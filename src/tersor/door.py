@@ -134,7 +134,7 @@ def compress(
         data: where the data lie, or the data; default: what the recipe says.
         set: settings by their dotted names, as `--set` takes them: {"tune.epochs": 3}.
         runs: the folder of runs.
-        ledger: after which stages the file goes through gzip, zstd and xz too: `last` or `all`.
+        ledger: after which stages the file goes through gzip, zstd and xz too: `none`, `last` or `all`.
         quiet: no progress.
 
     Raises:

@@ -17,6 +17,7 @@ from nni.compression.pruning import L1NormPruner
 from nni.compression.speedup import ModelSpeedup
 from nni.compression.speedup.dependency import auto_set_denpendency_group_ids
 from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
 from tersor.pipeline.recipe.recipe import Structure
 from tersor.pipeline.structure import graph, nni_room
@@ -86,7 +87,8 @@ def test_our_choice_is_nnis_own_where_it_sets_dependency_groups(pruner: str, rat
     layers = [layer for space in spaces for layer in space.layers]
     scores = nni_room.scores(module, name, layers)
     removed = choose(spaces, removals(spaces, scores, coupling, settings), scores, coupling)
-    traced = graph.propagated(module, example)
+    traced = graph.trace(copy.deepcopy(module))
+    ShapeProp(traced).propagate(example)
     config = [{"op_names": layers, "sparse_ratio": ratio + 1e-4}]
     chooser = getattr(pruning, pruner)(copy.deepcopy(module), auto_set_denpendency_group_ids(traced, config))
     masks = chooser.compress()[1]

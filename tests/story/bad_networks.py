@@ -165,16 +165,10 @@ CASES = [
         own_network("return self.out(nothing)"),
     ),
     Case(
-        "pruning a network with `if` on a shape",
+        "pruning a network with `if` on values",
         2,
-        ("channels cannot be pruned", "cannot be traced", "Net.forward", "leave out the structure stage"),
-        own_network(CONDITION, stages=PRUNED),
-    ),
-    Case(
-        "pruning a network with a number in a reshape",
-        2,
-        ("the narrower network does not run", "2048", "layer 'out'", "`torch.flatten(x, 1)`"),
-        own_network(NUMBER_IN_RESHAPE, stages=PRUNED),
+        ("channels cannot be pruned", "cannot be exported", "Net.forward", "leave out the structure stage"),
+        own_network(VALUES_DECIDE, stages=PRUNED),
     ),
     Case(
         "pruning when every layer is excluded",

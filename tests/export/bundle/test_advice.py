@@ -26,11 +26,11 @@ def row(
         p50_ms=p50,
         p90_ms=1.5 * p50,
         p99_ms=2 * p50,
-        speedup=1.0,
+        speedup=1 / p50,
         p50_low_ms=p50 * (1 - spread),
         p50_high_ms=p50 * (1 + spread),
-        speedup_low=1 - spread,
-        speedup_high=1 + spread,
+        speedup_low=(1 - spread) / p50,
+        speedup_high=(1 + spread) / p50,
         distinguishable=False,
         throughput_per_s=1e3 * batch / p50,
         rounds=30,
@@ -61,7 +61,9 @@ def test_slower_int8_of_smooth_activations_names_the_cause_and_the_way_out() -> 
 
 def test_faster_int8_is_told_with_its_factor() -> None:
     found = advise([entry("model.onnx", "fp32", row(0.4)), entry("q.onnx", "int8", row(0.2))], ["cpu"])
-    assert found == ["int8 is 2.00x as fast as fp32 on this CPU at batch 1, 1 thread(s) (0.2 against 0.4 ms)"]
+    assert found == [
+        "int8 is 2.00x [1.96, 2.04] as fast as fp32 on this CPU at batch 1, 1 thread(s) (0.2 against 0.4 ms)"
+    ]
 
 
 def test_overlapping_intervals_are_no_gain() -> None:
@@ -74,7 +76,7 @@ def test_batches_are_compared_each_with_its_own_and_what_was_not_timed_is_left_o
     plain = entry("model.onnx", "fp32", row(0.2), row(9.0, batch=64))
     found = advise([plain, entry("q.onnx", "int8", row(3.0, batch=64), row(1.0, batch=7))], ["cpu"])
     assert len(found) == 1
-    assert "3.00x as fast" in found[0]
+    assert "3.00x [2.94, 3.06] as fast" in found[0]
     assert advise([plain], ["cpu"]) == []
     assert advise([entry("model.onnx", "fp32"), entry("q.onnx", "int8")], ["cpu"]) == []
 

@@ -55,6 +55,11 @@ def test_a_cached_stage_that_becomes_the_last_gets_one(tmp_path: Path, asked: li
     assert len(asked) == 2
 
 
+def test_asked_for_none_other_compressors_cost_nothing(tmp_path: Path, asked: list[int]) -> None:
+    assert has_ledger(tmp_path, SHARING, ledger="none") == [False, False]
+    assert asked == []
+
+
 def test_nothing_is_asked_twice(tmp_path: Path, asked: list[int]) -> None:
     for _ in range(2):
         has_ledger(tmp_path, SHARING, ledger="all")

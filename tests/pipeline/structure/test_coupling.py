@@ -1,5 +1,7 @@
 """Hard structures: which channels go together, and that the narrower network is proven and runs."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tersor.errors import BadInput
+from tersor.models.program import build
+from tersor.models.rebuild import rebuild
 from tersor.pipeline.recipe.recipe import Structure
 from tersor.pipeline.structure.coupling import couple
-from tersor.pipeline.structure.narrowing import narrowed
-from tersor.pipeline.structure.proof import check_runs, prove
+from tersor.pipeline.structure.narrowing import narrowed, narrowed_program
+from tersor.pipeline.structure.proof import check_runs, prove, tensors_of
 from tersor.pipeline.structure.widths import choose, removals, spaces_to_prune
 
 EXAMPLE = torch.zeros(2, 3, 8, 8)
@@ -114,7 +118,7 @@ class View(Base):
 
 
 class Shuffled(Base):
-    """Channels reordered by a view: not known, so its neighbours stay as they are."""
+    """Channels reordered by a view: pairs of them go together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,8 +156,6 @@ def halved(kind: type[nn.Module]) -> tuple[dict[str, list[int]], float]:
     scores = {name: rng.random(len(coupling.outputs[name])) for name in coupling.layers()}
     removed = choose(spaces, removals(spaces, scores, coupling, settings), scores, coupling)
     tensors = narrowed(module, coupling, removed)
-    from tersor.models.rebuild import rebuild
-
     small = rebuild(kind(), tensors)
     check_runs(small, EXAMPLE)
     difference, _ = prove(module, small, coupling, removed, torch.randn(4, 3, 8, 8))
@@ -173,7 +175,6 @@ def halved(kind: type[nn.Module]) -> tuple[dict[str, list[int]], float]:
         ),
         (Twice, {"stem.0": [8, 4], "again": [8, 4], "head": [5, 5]}),
         (View, {"stem.0": [8, 4], "head": [5, 5]}),
-        (Shuffled, {"stem.0": [8, 8], "inner": [6, 3], "after": [8, 4], "head": [5, 5]}),
     ],
 )
 def test_hard_structures_are_halved_and_proven(kind: type[nn.Module], widths: dict) -> None:
@@ -243,9 +244,34 @@ def test_pixels_that_are_joined_do_not_pass_for_channels(dim: int) -> None:
         assert one == other or {one, other} <= coupling.fixed.keys()
 
 
-def test_a_layer_that_is_not_known_is_named_as_the_reason() -> None:
-    coupling = couple(shaken(Shuffled()), EXAMPLE)
-    assert {coupling.fixed[s] for s in coupling.outputs["stem.0"].tolist()} == {"operation 'view'"}
+def test_a_shuffle_with_its_sizes_written_in_lives_on_as_a_program() -> None:
+    """Its Python cannot follow: `view(n, 2, 4, h, w)`."""
+    module = shaken(Shuffled())
+    coupling = couple(module, EXAMPLE)
+    assert len(coupling.free("stem.0")) == 4  # pairs go together
+    removed = coupling.free("stem.0")[:2]
+    program, tensors = narrowed_program(coupling, tensors_of(module, coupling), removed)
+    small = build(program, tensors)
+    assert small.get_parameter("stem.0.weight").shape[0] == 4
+    assert prove(module, small, coupling, removed, torch.randn(4, 3, 8, 8))[0] <= 1e-12
+
+
+class Sorted(Base):
+    """Channels brought into another order by their values: nothing that it touches can go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.after = nn.Conv2d(8, 6, 1), nn.Conv2d(6, 8, 1)
+
+    def middle(self, x: Tensor) -> Tensor:
+        """Sort, then an ordinary pair."""
+        return self.after(functional.relu(self.inner(x.sort(1)[0])))
+
+
+def test_an_operator_that_cannot_lose_channels_is_named_as_the_reason() -> None:
+    coupling = couple(shaken(Sorted()), EXAMPLE)
+    assert {coupling.fixed[s] for s in coupling.outputs["stem.0"].tolist()} == {"operator 'sort'"}
+    assert len(coupling.free("inner")) == 6
 
 
 def test_outputs_are_fixed_whatever_comes_after_the_last_convolution() -> None:
@@ -273,17 +299,16 @@ def test_channels_of_a_flattened_map_come_in_order() -> None:
 
 
 def test_nothing_but_unknown_operations_says_which() -> None:
-    class Only(Shuffled):
-        """The reordering alone."""
+    class Only(Sorted):
+        """The order alone."""
 
         def middle(self, x: Tensor) -> Tensor:
-            """ShuffleNet's trick."""
-            n, _, h, w = x.shape
-            return x.view(n, 2, 4, h, w).transpose(1, 2).reshape(n, 8, h, w)
+            """Sorted channels."""
+            return x.sort(1)[0]
 
     module = shaken(Only())
     settings = Structure(stage="structure")
-    with pytest.raises(BadInput, match=r"no layer whose channels.*operation 'view'"):
+    with pytest.raises(BadInput, match=r"no layer whose channels.*operator 'sort'"):
         spaces_to_prune(module, couple(module, EXAMPLE), settings)
 
 
@@ -326,8 +351,8 @@ def test_half_of_a_concatenation_is_half_of_all_it_joins() -> None:
 
 
 @pytest.mark.parametrize("function", [torch.sigmoid, nn.Sigmoid(), nn.Softplus(), nn.Hardsigmoid()])
-def test_what_gives_more_than_zero_for_zero_keeps_its_channels(function) -> None:  # type: ignore[no-untyped-def]
-    """A channel left out would be missed: the masked network passes 0.5 on."""
+def test_what_gives_more_than_zero_for_zero_loses_channels_too(function) -> None:  # type: ignore[no-untyped-def]
+    """Masked means that nobody reads a channel, not that it is zero everywhere."""
 
     class Squashed(Base):
         """The function between two convolutions."""
@@ -340,5 +365,9 @@ def test_what_gives_more_than_zero_for_zero_keeps_its_channels(function) -> None
             """Squash, then convolve."""
             return self.out(self.function(x))
 
-    coupling = couple(shaken(Squashed()), EXAMPLE)
-    assert len(coupling.free("stem.0")) == 0
+    module = shaken(Squashed())
+    coupling = couple(module, EXAMPLE)
+    removed = coupling.free("stem.0")[:4]
+    small = rebuild(copy.deepcopy(module), narrowed(module, coupling, removed))
+    assert small.out.weight.shape == (4, 4, 1, 1)
+    assert prove(module, small, coupling, removed, torch.randn(4, 3, 8, 8))[0] <= 1e-12

@@ -8,13 +8,14 @@ from torch import nn
 
 from tersor.errors import BadInput, TersorError
 from tersor.models.network import Network
+from tersor.models.program import build
 from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.recipe.recipe import Structure
 from tersor.pipeline.structure import graph, nni_room
 from tersor.pipeline.structure import stage as structure
 from tersor.pipeline.structure.coupling import couple
 from tersor.pipeline.structure.narrowing import narrowed
-from tersor.pipeline.structure.proof import masked, prove
+from tersor.pipeline.structure.proof import prove, rows_masked, tensors_of
 from tersor.pipeline.structure.stage import prune_channels
 from tersor.pipeline.structure.widths import kept_width
 
@@ -138,7 +139,7 @@ def test_proof_catches_a_dropped_batch_norm_constant() -> None:
     module, example = make(batch_norm=True).module(), torch.zeros(2, 1, 8, 8)
     coupling = couple(module, example)
     removed = coupling.free("conv1.0")[:16]
-    conv_only = masked(module, coupling, removed, norms=False)
+    conv_only = build(coupling.captured.program, rows_masked(coupling, tensors_of(module, coupling), removed))
     with pytest.raises(TersorError, match="does not compute"):
         prove(module, conv_only, coupling, removed, torch.randn(4, 1, 8, 8))
 
