@@ -208,17 +208,23 @@ def _on_device(row: LatencyRow) -> str:
         return ""
     ratio = ratio_told(row.device_speedup_low, row.device_speedup, row.device_speedup_high)
     graph = f"; no CUDA graph: {row.no_graph}" if row.no_graph else ""
-    return f"{row.device_p50_ms:.4g} ms, {ratio}{graph}"
+    return f"{row.device_p50_ms:.4g} ms, {ratio}{_doubts(row)}{graph}"
 
 
 def _speedup(row: LatencyRow) -> str:
+    """The ratio alone; doubts are of the ratio that decides, so they stand here where no device was timed."""
+    ratio = ratio_told(row.speedup_low, row.speedup, row.speedup_high)
+    return ratio + (_doubts(row) if row.device_p50_ms is None else "")
+
+
+def _doubts(row: LatencyRow) -> str:
     doubts = (
         ("not distinguishable", not row.distinguishable),
         ("wide", row.narrow is False),
         (f"machine busy: {row.busy}", row.busy is not None),
     )
     told = ", ".join(word for word, holds in doubts if holds)
-    return ratio_told(row.speedup_low, row.speedup, row.speedup_high) + (f" ({told})" if told else "")
+    return f" ({told})" if told else ""
 
 
 def _usage(manifest: Manifest) -> str:

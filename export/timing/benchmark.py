@@ -17,7 +17,7 @@ from tersor.export.timing.clock import Signs, together
 from tersor.export.timing.device import open_bound
 from tersor.export.timing.feeds import check_runs, check_same, described, feed
 from tersor.export.timing.latency import FEWEST_SITTINGS, MOST_SITTINGS, Figure, LatencyRow, figure, noise_of
-from tersor.export.timing.providers import TARGETS, open_session
+from tersor.export.timing.providers import TARGETS, open_session, tf32
 from tersor.export.timing.sampling import Sitting, Way, sit
 from tersor.records import Record
 
@@ -56,6 +56,7 @@ class Conditions(Record):
     share: of elapsed time that the timing thread had a processor. others, stolen: processors that other
     processes and other machines used. noise_fraction: of the baseline against itself.
     sittings, busy_sittings: that count, and that were thrown away.
+    tf32: whether fp32 files multiplied TF32 numbers; None on the CPU, which has none.
     """
 
     provider: str
@@ -72,6 +73,7 @@ class Conditions(Record):
     involuntary_switches_per_s: float | None = None
     others: float | None = None
     stolen: float | None = None
+    tf32: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -440,6 +442,7 @@ def _conditions(
         involuntary_switches_per_s=rounded(signs.switches_per_s, 1),
         others=rounded(signs.others, 2),
         stolen=rounded(signs.stolen, 3),
+        tf32=tf32(asked.provider),
     )
 
 

@@ -108,6 +108,17 @@ def check_any(targets: Sequence[str], where: str) -> None:
         )
 
 
+def tf32(provider: str) -> bool | None:
+    """Whether products of float32 are of TF32 numbers there; None where there are none, as on the CPU.
+
+    TensorRT has no option of it in ONNX Runtime: its builder's default is on.
+    """
+    if provider == TARGETS["tensorrt"]:
+        return True
+    told = {TARGETS[target]: options.get("use_tf32") for target, options in OPTIONS.items()}.get(provider)
+    return None if told is None else told == "1"
+
+
 def provider_options(target: str, *, graph: bool = False, half: bool = False) -> dict[str, str]:
     """The options that a session on `target` is opened with, besides ONNX Runtime's defaults.
 

@@ -47,7 +47,7 @@ class Timing:
 
     speedup, in_turn, device: ratios: alone, by turns with the others, on the device. Without figures for the
         baseline itself.
-    distinguishable: False where the interval says that nothing was shown.
+    distinguishable: False where the interval of the ratio that decides says that nothing was shown.
     wide: the interval is wider than was asked for. busy: why the figures are not to be believed.
     noise: fraction by which the baseline differs from itself.
     """
@@ -70,8 +70,16 @@ class Timing:
         return self.speedup if self.device.middle is None else self.device
 
     @property
+    def alone_distinguishable(self) -> bool:
+        """Whether the ratio alone shows something: beside a device's time its own interval says so."""
+        low, high = self.speedup.low, self.speedup.high
+        if self.device.middle is None or low is None or high is None:
+            return self.distinguishable
+        return not low <= 1.0 <= high
+
+    @property
     def doubts(self) -> list[str]:
-        """What has to be said beside the speed-up."""
+        """What has to be said beside the speed-up that decides."""
         against = self.speedup.middle is not None
         doubts = (
             ("not distinguishable", against and not self.distinguishable),

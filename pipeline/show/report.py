@@ -197,6 +197,8 @@ def _line(file: summary.File, row: summary.Timing | None, taken: bool) -> dict[s
     p50 = row.p50 if row else summary.Interval()
     taken = taken and (row is None or row.busy is None)
     remarks = [*["recommended"] * taken, *(row.doubts if row else [])]
+    if row and row.raw.get("no_graph") is not None:
+        remarks.append(f"no CUDA graph: {row.raw['no_graph']}")
     return {
         "name": (file.file, "before" if file.is_base else file.kind),
         "size": (units.size(file.bytes), "" if file.is_base else f"{units.times(file.ratio)} smaller"),
@@ -204,7 +206,7 @@ def _line(file: summary.File, row: summary.Timing | None, taken: bool) -> dict[s
         "p50": (units.time(p50.middle), units.time_interval(p50.low, p50.high, like_ms=p50.middle))
         if row
         else none,
-        "speedup": _pair(row.speedup, row.distinguishable) if row else none,
+        "speedup": _pair(row.speedup, row.alone_distinguishable) if row else none,
         "in_turn": _pair(row.in_turn) if row else none,
         "on_device": (units.time(row.device_ms), row.device.told if row.device.middle else "")
         if row and row.device_ms is not None

@@ -34,7 +34,11 @@ def latency_table(rows: Sequence[LatencyRow]) -> Table:
         in_turn = ratio_told(row.in_turn_speedup_low, row.in_turn_speedup, row.in_turn_speedup_high, "")
         device = ratio_told(row.device_speedup_low, row.device_speedup, row.device_speedup_high, "")
         cells = [f"{ms:.4g}" for ms in (row.p50_ms, row.p90_ms, row.p99_ms)]
-        cells += [f"{row.throughput_per_s:,.0f}", ratio + _doubts(row), in_turn]
+        if row.device_p50_ms is None:  # doubts are of the ratio that decides
+            ratio += _doubts(row)
+        else:
+            device += _doubts(row)
+        cells += [f"{row.throughput_per_s:,.0f}", ratio, in_turn]
         if on_device:
             cells += ["" if row.device_p50_ms is None else f"{row.device_p50_ms:.4g}", device]
         place = row.provider.removesuffix("ExecutionProvider")
@@ -52,6 +56,10 @@ def conditions_told(timed: Timings) -> list[str]:
             f"{100 * seen.noise_fraction:.1f} %, {seen.sittings} sittings{thrown}; fed {seen.fed}"
         )
     lines += [
+        f"{provider.removesuffix('ExecutionProvider')}: TF32 on: fp32 files multiply with 10-bit mantissas"
+        for provider in dict.fromkeys(seen.provider for seen in timed.conditions if seen.tf32)
+    ]
+    lines += [
         f"batch {row.batch}, {Path(row.file or '').name}: no CUDA graph: {row.no_graph}"
         for row in timed.rows
         if row.no_graph is not None
@@ -65,7 +73,7 @@ def conditions_told(timed: Timings) -> list[str]:
 
 def _doubts(row: LatencyRow) -> str:
     doubts = [
-        ("not distinguishable", not row.distinguishable and row.speedup != 1.0),
+        ("not distinguishable", not row.distinguishable and row.decisive[1] != 1.0),
         ("wide", row.narrow is False),
         ("machine busy", row.busy is not None),
     ]

@@ -61,6 +61,11 @@ def trained_on_a_gpu(*arguments: object) -> Prepare:
     return prepare
 
 
+def scenario_on(target: str, name: str, *more: object) -> Prepare:
+    """A scenario of the bundle's first file."""
+    return lambda _: ["benchmark", "dist/tiny/baseline.onnx", "--target", target, "--scenario", name, *more]
+
+
 NO_GPU = "machine with an NVIDIA GPU"
 GPU = [
     Case(
@@ -98,6 +103,19 @@ GPU = [
         4,
         ("target 'tensorrt' is not available", "TensorRT 10", NO_GPU),
         lambda _: ["benchmark", "dist/tiny/baseline.onnx", "--target", "tensorrt"],
+    ),
+    *(
+        Case(
+            f"scenario {name} on {target} that is not there",
+            4,
+            (f"target '{target}' is not available", NO_GPU),
+            scenario_on(target, name, *more),
+        )
+        for name, target, more in (
+            ("single-stream", "cuda", ()),
+            ("offline", "tensorrt", ()),
+            ("server", "cuda", ("--p99-ms", 10)),
+        )
     ),
     Case(
         "study timed on a GPU that is not there",

@@ -211,6 +211,14 @@ def test_card_tells_the_measured_numbers_and_what_was_not_measured():
         assert words in card, words
 
 
+def test_the_cards_doubts_stand_beside_the_ratio_that_decides():
+    device = {"device_p50_ms": 0.5, "device_speedup": 1.0, "device_speedup_low": 0.99}
+    timed = replace(row(2.0, distinguishable=False, provider=CUDA), **device, device_speedup_high=1.01)
+    card = model_card(manifest(artifacts=[entry("model.onnx", "fp32", timed).to_json()]))
+    assert "| 2.00x [1.99, 2.01] |" in card
+    assert "0.5 ms, 1.00x [0.99, 1.01] (not distinguishable) |" in card
+
+
 def test_card_says_nothing_of_what_is_missing():
     unmeasured = replace(entry("baseline.onnx", "fp32"), accuracy_fraction=None)
     bare = replace(

@@ -119,6 +119,17 @@ def test_on_a_gpu_the_devices_time_stands_beside_end_to_end_and_decides(sittings
     assert (base.no_graph, small.no_graph) == (None, "node x is on the CPU")
 
 
+def test_tf32_is_stated_of_a_gpu(sittings, on_a_gpu):
+    sittings.ms, sittings.device_ms = [{"base": 4.0, "small": 3.5}], {"base": 2.0, "small": 1.0}
+    (seen,) = on_a_gpu().conditions
+    assert seen.tf32 is True
+
+
+def test_a_processor_has_no_tf32_to_state(sittings):
+    sittings.ms = [{"base": 4.0, "small": 1.0}]
+    assert timed().conditions[0].tf32 is None
+
+
 def test_what_the_device_does_as_fast_is_not_told_apart_by_the_copies(sittings, on_a_gpu):
     sittings.ms, sittings.device_ms = [{"base": 4.0, "small": 2.0}], {"base": 2.0, "small": 2.0}
     small = on_a_gpu().rows[1]

@@ -31,6 +31,19 @@ def latency(p50_ms: float, speedup: float | None, *, distinguishable: bool = Tru
     return rows
 
 
+def on_a_gpu(speedup: float, device: float, **changes: Any) -> dict[str, Any]:
+    """A row of a GPU: end to end, and on the device, whose ratio decides."""
+    (row, *_) = latency(1.0, speedup)
+    shown = not device * 0.95 <= 1.0 <= device * 1.06
+    row |= {"provider": "CUDAExecutionProvider", "distinguishable": shown, "device_p50_ms": 0.5}
+    row |= {
+        "device_speedup": device,
+        "device_speedup_low": device * 0.95,
+        "device_speedup_high": device * 1.06,
+    }
+    return row | changes
+
+
 def artifact(file: str, kind: str, size: int, accuracy: float, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "file": file,

@@ -120,6 +120,30 @@ def test_an_unmeasured_difference_is_not_sold_as_one(page: str) -> None:
     assert "1.03×" not in page
 
 
+def gpu_page(folder: Path, row: dict[str, Any]) -> str:
+    """The page of a bundle whose only timed file has this row."""
+    told = samples.manifest()
+    told["baseline"] = {**told["baseline"], "latency": [samples.on_a_gpu(1.0, 1.0)]}
+    told["artifacts"] = [samples.artifact("model.onnx", "fp32", 9, 0.98, [row])]
+    return render(folder, manifest=told)
+
+
+def test_end_to_end_and_the_device_each_have_their_own_verdict(tmp_path: Path) -> None:
+    copies = gpu_page(tmp_path, samples.on_a_gpu(2.0, 1.0))
+    assert "<td>2.00×<small>" in copies, "what is shown end to end is told, though the device shows nothing"
+    assert "not distinguishable" in copies
+    kernels = gpu_page(tmp_path, samples.on_a_gpu(1.01, 1.83))
+    assert "<td>1.01×" not in kernels, "and what is not shown there is not, though the device's is"
+    assert "1.83×" in kernels
+    assert "not distinguishable" not in kernels
+
+
+def test_a_gpus_row_says_why_it_has_no_graph(tmp_path: Path) -> None:
+    assert "no CUDA graph" not in gpu_page(tmp_path, samples.on_a_gpu(1.2, 1.8))
+    told = gpu_page(tmp_path, samples.on_a_gpu(1.2, 1.8, no_graph="node x is on the CPU"))
+    assert "no CUDA graph: node x is on the CPU" in told
+
+
 def test_advice_on_int8_is_said_and_only_where_there_is_some(page: str, tmp_path: Path) -> None:
     assert "What the timings say about int8" not in page
     told = {"advice": ["int8 is slower on this CPU <for this network>: keep fp32"]}
