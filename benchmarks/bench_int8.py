@@ -13,13 +13,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bench_narrowed import NETWORKS, trained
+
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing import parity
 from tersor.export.timing.benchmark import benchmark
 from tersor.export.timing.latency import ratio_told
 from tersor.export.timing.providers import open_session
 from tersor.machine import cpu_features
-from tersor.models.network import Network, create
+from tersor.models.network import Network
 from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.data.load import Data, load_data
 from tersor.pipeline.lessons.scenarios_run import run_peers
@@ -32,16 +34,8 @@ from tersor.pipeline.shipping.int8_choice import (
     make_int8,
     sets_to_try,
 )
-from tersor.pipeline.weights.load_weights import read_weights
 
-NETWORKS = {"resnet20": {"shortcut": "B"}, "vgg16_half": {}}
 MOST_DROP = 0.005
-
-
-def trained(name: str, weights: Path, data: Data) -> Network:
-    """A network with the first weights of its name."""
-    net = create(name, NETWORKS[name], data.input_shape, data.classes, data.preprocessing)
-    return net.with_tensors(read_weights(min(weights.glob(f"{name}*.safetensors"))))
 
 
 def chosen(network: Network, folded: Path, path: Path, data: Data, *, before: bool) -> dict[str, Any]:
