@@ -3,6 +3,7 @@
 Resume and run are one thing: a stage whose result is in the cache is taken from there.
 """
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from tersor.errors import TersorError
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.files import digest_of
 from tersor.models.network import Network
@@ -18,12 +20,14 @@ from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.data.load import Data, data_of
 from tersor.pipeline.recipe.recipe import Recipe
 from tersor.pipeline.stages.environment import check_device, prepare_torch
-from tersor.pipeline.stages.identity import stage_identity, stage_seed, versions
+from tersor.pipeline.stages.identity import library_versions, stage_identity, stage_seed, versions
 from tersor.pipeline.stages.measure import measure, size_ledger
 from tersor.pipeline.stages.metrics import StageMetrics
-from tersor.pipeline.stages.run_folder import Run, write_run
+from tersor.pipeline.stages.run_folder import Run, flat, write_run
 from tersor.pipeline.stages.store import CHECKPOINT, METRICS, NETWORK, ONNX, StageResult, Store
 from tersor.pipeline.stages.table import Context, fresh_network, row_of
+from tersor.pipeline.training import ranks
+from tersor.pipeline.training.fit import follow
 from tersor.progress import Reporter, Tell
 
 Which = Literal["none", "last", "all"]
@@ -52,6 +56,7 @@ def compress(
     Raises:
         TersorError: any of its kinds, with the exit code that belongs to it.
     """
+    ranks.check_alone("this training")
     check_device(recipe)
     prepare_torch(recipe)
     data = data if data is not None else data_of(recipe)
@@ -61,6 +66,32 @@ def compress(
             run = write_run(folder, recipe, data, results)
             tell(1.0, f"{run.metrics.onnx_bytes:,} -> {run.metrics.packed_bytes:,} bytes")
     return run
+
+
+def compress_together(recipe: Recipe, store: Store, *, ledger: Which = "last", quiet: bool = False) -> Run:
+    """`compress` in one of the processes that torchrun started: the first one runs the recipe, the others
+    train along.
+
+    Args:
+        recipe, store, ledger, quiet: as for `compress`.
+
+    Raises:
+        TersorError: any of its kinds; BadInput where the processes disagree. SystemExit: in all processes
+            but the first, when that has ended.
+    """
+    facts: dict[str, Any] | TersorError
+    with ranks.joined(recipe.device) as team:
+        try:
+            check_device(recipe)
+            prepare_torch(recipe)
+            data = data_of(recipe)
+            facts = {**flat(recipe.decides_network()), **library_versions(), "data, SHA-256": data.digest()}
+        except TersorError as error:
+            facts = error
+        ranks.agree(team, facts)
+        if team.rank:
+            sys.exit(follow(data, recipe.device))
+        return compress(recipe, store, data=data, ledger=ledger, quiet=quiet)
 
 
 def run_stages(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tersor.errors import FormatError, TersorError, Unavailable
+from tersor.machine import torchrun_processes
 from tersor.pipeline.cli import kept, lesson, look, recipe, table
 from tersor.pipeline.cli.options import (
     DEFAULT_RECIPE,
@@ -64,11 +65,16 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Make a PyTorch CNN small and fast, prove that it still works, ship it as ONNX."""
+    if torchrun_processes() and context.invoked_subcommand != "compress":
+        from tersor.pipeline.training.ranks import check_alone
+
+        check_alone(f"`tersor {context.invoked_subcommand}`")
 
 
 @app.command(rich_help_panel=DAILY)
@@ -93,7 +99,8 @@ def compress(
     from tersor.pipeline.show import report
     from tersor.pipeline.stages.store import Store
 
-    done = run.compress(_recipe(recipe, overrides, data), Store(runs), ledger=ledger, quiet=quiet)
+    start = run.compress_together if torchrun_processes() else run.compress
+    done = start(_recipe(recipe, overrides, data), Store(runs), ledger=ledger, quiet=quiet)
     stages = [stage.to_json() for stage in done.stages]
     if as_json:
         print_json({"run": str(done.folder), "stages": stages})

@@ -1,6 +1,7 @@
 """The published sets: scikit-learn's digits, MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 as arrays."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,23 +93,74 @@ def _parsed(file: Path, read: Callable[[], np.ndarray]) -> np.ndarray:
         ) from error
 
 
+@dataclass(frozen=True)
+class Binary:
+    """The official binary version of a CIFAR: records of label bytes and 3,072 pixels (R, G, B planes).
+
+    parts: file -> SHA-1 of the published one. labels: bytes before the pixels; the last is the class.
+    """
+
+    folder: str
+    archive: str
+    train: Mapping[str, str]
+    test: Mapping[str, str]
+    names: str
+    labels: int
+
+
+CIFAR_BINARY: Mapping[str, Binary] = {
+    "CIFAR10": Binary(
+        "cifar-10-batches-bin",
+        "cifar-10-binary.tar.gz",
+        {
+            "data_batch_1.bin": "aadd24acce27caa71bf4b10992e9e7b2d74c2540",
+            "data_batch_2.bin": "c0ba65cce70568cd57b4e03e9ac8d2a5367c1795",
+            "data_batch_3.bin": "1dd00a74ab1d17a6e7d73e185b69dbf31242f295",
+            "data_batch_4.bin": "aab85764eb3584312d3c7f65fd2fd016e36a258e",
+            "data_batch_5.bin": "26e2849e66a845b7f1e4614ae70f4889ae604628",
+        },
+        {"test_batch.bin": "67eb016db431130d61cd03c7ad570b013799c88c"},
+        "batches.meta.txt",
+        1,
+    ),
+    "CIFAR100": Binary(
+        "cifar-100-binary",
+        "cifar-100-binary.tar.gz",
+        {"train.bin": "e207cd2e05b73b1393c74c7f5e7bea451d63e08e"},
+        {"test.bin": "8fb6623e830365ff53cf14adec797474f5478006"},
+        "fine_label_names.txt",
+        2,
+    ),
+}
+
+
 def cifar(path: Path, name: str) -> Loaded:
-    """The python batches of CIFAR. They are pickles: torchvision opens them only if each file's
-    MD5 is the published one, so nothing else is ever unpickled.
+    """CIFAR from its binary version where that is there, else from the python batches: the same images in
+    the same order.
+
+    The python batches are pickles: torchvision opens them only if each file's MD5 is the published one, so
+    nothing else is ever unpickled.
     """
     from torchvision import datasets
 
+    binary = CIFAR_BINARY[name]
+    for folder in (path / binary.folder, path):
+        if folder.name == binary.folder and folder.is_dir():
+            return _cifar_binary(folder, binary)
     kind: Any = getattr(datasets, name)
     root = path.parent if path.name == kind.base_folder else path
     files = [entry[0] for entry in (*kind.train_list, *kind.test_list)] + [kind.meta["filename"]]
     missing = [f for f in files if not (root / kind.base_folder / f).is_file()]
     if missing:
         got = f"no {', '.join(missing)}" if path.exists() else "no such folder"
-        wanted = f"{kind.base_folder}/ with {', '.join(files)}"
-        todo = (
-            f"Unpack {kind.filename} there and pass the folder that holds {kind.base_folder} with DATA=path"
+        raise BadInput(
+            f"the {name} files are not there",
+            got=got,
+            wanted=f"{kind.base_folder}/ with {', '.join(files)}, or {binary.folder}/ (the binary version)",
+            where=path,
+            todo=f"Unpack {kind.filename} or {binary.archive} there and pass the folder that holds "
+            f"{kind.base_folder} or {binary.folder} with DATA=path",
         )
-        raise BadInput(f"the {name} files are not there", got=got, wanted=wanted, where=path, todo=todo)
     try:
         train, test = (kind(root, train=flag, download=False) for flag in (True, False))
     except RuntimeError as error:
@@ -124,3 +176,63 @@ def cifar(path: Path, name: str) -> Loaded:
         return np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.asarray(part.targets)
 
     return Loaded(tuple(train.classes), arrays(train), test=arrays(test))
+
+
+def _cifar_binary(folder: Path, binary: Binary) -> Loaded:
+    """The binary version in `folder`; every file must be the published one."""
+    todo = f"Fetch {binary.archive} again and unpack it there"
+    files = {**binary.train, **binary.test}
+    missing = [name for name in (*files, binary.names) if not (folder / name).is_file()]
+    if missing:
+        wanted = ", ".join((*files, binary.names))
+        raise BadInput(
+            "the binary version of CIFAR is not whole",
+            got=f"no {', '.join(missing)}",
+            wanted=wanted,
+            where=folder,
+            todo=todo,
+        )
+    names = (folder / binary.names).read_text("utf-8", errors="replace").split()
+    if len(names) != {1: 10, 2: 100}[binary.labels]:
+        raise BadInput(
+            "the class names are damaged",
+            got=f"{len(names)} names",
+            wanted="one a class and line",
+            where=folder / binary.names,
+            todo=todo,
+        )
+    train = [_records(folder / name, sha1, binary.labels, todo) for name, sha1 in binary.train.items()]
+    test = [_records(folder / name, sha1, binary.labels, todo) for name, sha1 in binary.test.items()]
+    return Loaded(tuple(names), _joined(train), test=_joined(test))
+
+
+def _records(file: Path, sha1: str, labels: int, todo: str) -> Arrays:
+    """Images (N, 3, 32, 32) and classes (N,) of one file, which is read only if it is the published one."""
+    width = labels + 3072
+    size, wanted = file.stat().st_size, (50_000 if file.name == "train.bin" else 10_000) * width
+    if size != wanted:
+        raise BadInput(
+            "the data file is damaged",
+            got=f"{size:,} bytes",
+            wanted=f"{wanted:,} bytes: {wanted // width:,} records of {width:,}",
+            where=file,
+            todo=todo,
+        )
+    content = file.read_bytes()
+    found = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    if found != sha1:
+        raise BadInput(
+            "the data file is not the published one",
+            got=f"SHA-1 {found}",
+            wanted=sha1,
+            where=file,
+            todo=todo,
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, width)
+    return records[:, labels:].reshape(-1, 3, 32, 32), records[:, labels - 1]
+
+
+def _joined(parts: list[Arrays]) -> Arrays:
+    """The files' records one after another, as arrays of their own."""
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts))
+    return images, labels.astype(np.int64)

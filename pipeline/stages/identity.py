@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tersor.files import sha256_of
+from tersor.machine import torchrun_processes
 from tersor.models.user_code import file_of, is_file_place, source_sha256
 from tersor.pipeline.recipe.recipe import Load, Recipe
 
@@ -48,6 +49,8 @@ def stage_identity(
         "device": recipe.device,
         "versions": dict(versions),
     }
+    if (ranks := torchrun_processes()) is not None:
+        identity["ranks"] = ranks
     if isinstance(settings, Load):
         identity["weights"] = file_or_none(settings.weights)
     if is_file_place(settings.stage):

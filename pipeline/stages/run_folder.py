@@ -237,16 +237,16 @@ def fresh_folder(path: Path) -> Iterator[Path]:
 def _differing(recipe: Recipe, made_with: Path) -> str:
     """The first settings in which a recipe differs from that of the run, a few of them."""
     try:
-        before = _flat(read_recipe(made_with).decides_network())
+        before = flat(read_recipe(made_with).decides_network())
     except BadInput:
         return "a run of another version of tersor, or a damaged one"
-    now = _flat(recipe.decides_network())
+    now = flat(recipe.decides_network())
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     changes = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names[:3]]
     return "; ".join(changes) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings by their dotted names; a stage by its own name."""
     if isinstance(settings, dict):
         inner = list(settings.items())
@@ -255,4 +255,4 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
         inner.append(("order", [name for name, _ in inner]))
     else:
         return {prefix: settings}
-    return {k: v for name, part in inner for k, v in _flat(part, f"{prefix}.{name}".lstrip(".")).items()}
+    return {k: v for name, part in inner for k, v in flat(part, f"{prefix}.{name}".lstrip(".")).items()}

@@ -4,6 +4,7 @@ Deterministic: every epoch seeds its own generators from (seed, epoch), so a tra
 and resumed from its last checkpoint ends with the same bits as one that was not.
 """
 
+import contextlib
 import io
 import math
 import time
@@ -18,12 +19,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
-from tersor.errors import TersorError, Unavailable
+from tersor.errors import BadInput, Unavailable
 from tersor.files import write_whole
 from tersor.models.network import Network
 from tersor.pipeline.accuracy.evaluate import Images, autocast, evaluate
 from tersor.pipeline.data.load import Data
 from tersor.pipeline.recipe.recipe import Training
+from tersor.pipeline.training import ranks
 from tersor.pipeline.training.augmentation import Draws, augment, check_smaller, shrink
 from tersor.pipeline.training.constraints import bake, constrain
 from tersor.pipeline.training.learned_steps import attach_grids, learned_forms, take_grids
@@ -67,16 +69,49 @@ def fit(
         TersorError: the loss is no longer a number; told by the end of the epoch.
         Unavailable: the batch does not fit into the GPU's memory; the checkpoint stays.
     """
-    run = _Run(network, settings, data, seed, device, teacher)
-    run.resume(checkpoint)
-    while run.epoch < settings.epochs and not run.stopped():
+    team = ranks.current()
+    begun = checkpoint.read_bytes() if checkpoint is not None and checkpoint.is_file() else None
+    team.hand_out(network, settings, seed, teacher, begun)
+    with team.threads(), team.told_when_lost("training"):
+        run = _Run(network, settings, data, seed, device, teacher)
+        _train(run, begun, checkpoint, progress)
+        return run.result()
+
+
+def follow(data: Data, device: str) -> int:
+    """Train along with the first process of a team until that ends.
+
+    Args:
+        data: the same as there.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        The exit code of the first process.
+
+    Raises:
+        TersorError: a failure that this process alone has.
+    """
+    team = ranks.current()
+    with team.told_when_lost("waiting for the first process"):
+        while not isinstance(task := team.next_task(), int):
+            network = ranks.network_of(task.network)
+            teacher = None if task.teacher is None else ranks.network_of(task.teacher)
+            with contextlib.suppress(ranks.Together, BadInput), team.threads():
+                _train(_Run(network, task.settings, data, task.seed, device, teacher), task.checkpoint)
+        return task
+
+
+def _train(
+    run: "_Run", begun: bytes | None, checkpoint: Path | None = None, progress: Tell = lambda *_: None
+) -> None:
+    run.resume(begun)
+    while run.epoch < run.settings.epochs and not run.stopped():
         try:
             run.one_epoch(progress)
         except torch.OutOfMemoryError as error:
             raise run.too_large(error) from error
         if checkpoint is not None:
             run.save(checkpoint)
-    return run.result()
 
 
 class _Run:
@@ -92,6 +127,18 @@ class _Run:
         teacher: Network | None,
     ) -> None:
         self.network, self.settings, self.seed, self.device = network, settings, seed, device
+        self.team = ranks.current()
+        least = 2 * self.team.count
+        smallest = min(settings.batch_size, len(data.train), 2 * len(data.validation))
+        if self.team.count > 1 and smallest < least:
+            raise BadInput(
+                "a batch is too small for so many processes",
+                got=f"batch_size {settings.batch_size}, {len(data.train)} images to train on and "
+                f"{len(data.validation)} to validate with",
+                wanted=f"at least {least}, two images for each of {self.team.count}",
+                where="torchrun",
+                todo="Raise batch_size, or start fewer processes",
+            )
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.module = network.module().to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
         if (dropout := getattr(settings, "dropout", None)) is not None:
@@ -108,16 +155,19 @@ class _Run:
             if teacher is not None
             else None
         )
-        self.forward: Forward = self.module
+        self.train = Images.of(data.train, data.preprocessing, device)
+        parallel = self.team.parallel(self.module, self.train.inputs[:2])
+        self.forward: Forward = parallel
         self.teach: Forward | None = self.teacher
         if settings.compiled:
             forget_compiled()
-            self.forward = compiled(self.module)
+            self.forward = compiled(parallel)
             self.teach = self.teacher and compiled(self.teacher)
-        self.train = Images.of(data.train, data.preprocessing, device)
         if settings.smaller is not None:
             check_smaller(self.module, self.train.inputs, settings.smaller.pixels)
-        self.validation = Images.of(data.validation, data.preprocessing, device)
+        validation = Images.of(data.validation, data.preprocessing, device)
+        part = self.team.share(len(validation))
+        self.validation = Images(validation.inputs[part], validation.labels[part])
         self.optimizer = make_optimizer(self.module, settings)
         self.batches = math.ceil(len(self.train) / settings.batch_size)
         self.epoch, self.history = 0, list[dict[str, float]]()
@@ -128,12 +178,13 @@ class _Run:
     def one_epoch(self, progress: Tell) -> None:
         """Train on every image once, then look at the validation split."""
         generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
-        torch.manual_seed(_mix(self.seed, self.epoch) + 1)  # dropout draws from the global generator
+        # dropout draws from the global generator; every process of a team drops others
+        torch.manual_seed(_mix(self.seed, self.epoch) + 1 + self.team.rank)
         self.module.train()
         order = torch.randperm(len(self.train), generator=generator).to(self.device)
         began, cpu_began = time.monotonic(), time.process_time()
         batches = order.split(self.settings.batch_size)
-        if len(batches) > 1 and len(batches[-1]) == 1:
+        if len(batches) > 1 and len(batches[-1]) < 2 * self.team.count:
             batches = batches[:-1]  # BatchNorm has no variance over a single image
         sizes = [len(batch) for batch in batches]
         draws = Draws.of(sizes, self.settings.augment, generator, self.device)
@@ -143,17 +194,19 @@ class _Run:
             if self.sparse.prunes_at(self.epoch * self.batches + step, self.batches):
                 self._read(losses)  # a ramp must not rank what is no longer a number
             self.sparse.before_step(self.epoch * self.batches + step, self.batches)
-            part = draws.part(step * self.settings.batch_size, len(chosen))
+            own = self.team.share(len(chosen))
+            chosen = chosen[own]
+            part = draws.part(step * self.settings.batch_size + own.start, len(chosen))
             inputs = augment(self.train.inputs[chosen], self.settings.augment, part)
             if (small := self.settings.smaller) and self.epoch < round(small.share * self.settings.epochs):
                 inputs = shrink(inputs, small.pixels)
-            loss, right = self._step(inputs, self.train.labels[chosen])
+            loss, right = self._step(inputs, self.train.labels[chosen], len(chosen) / sizes[step])
             losses.append(loss)
             hits.append(right)
             done = (self.epoch + (step + 1) / self.batches) / self.settings.epochs
             progress(done, self._words())
         total = sum((loss * size for loss, size in zip(self._read(losses), sizes)), 0.0)
-        evaluation = evaluate(self.module, self.validation, precision=self.settings.precision)
+        validation_loss, accuracy = self._validate()
         self.epoch += 1
         self.seconds += time.monotonic() - began
         self.cpu_seconds += time.process_time() - cpu_began
@@ -161,19 +214,34 @@ class _Run:
             {
                 "epoch": self.epoch,
                 "train_loss": total / sum(sizes),
-                "train_accuracy_fraction": int(torch.stack(hits).sum()) / sum(sizes),
-                "validation_loss": evaluation.loss,
-                "validation_accuracy_fraction": evaluation.accuracy_fraction,
+                "train_accuracy_fraction": int(self.team.total(torch.stack(hits).sum())) / sum(sizes),
+                "validation_loss": validation_loss,
+                "validation_accuracy_fraction": accuracy,
                 "seconds": round(self.seconds, 3),
                 "cpu_seconds": round(self.cpu_seconds, 3),
                 **self.sparse.sparsity(),
             }
         )
-        self._remember_best(evaluation.loss)
+        self._remember_best(validation_loss)
         progress(self.epoch / self.settings.epochs, self._words())
 
-    def _step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One update; the loss and how many were right stay on the device, so that a GPU need not wait."""
+    def _validate(self) -> tuple[float, float]:
+        """Mean loss and accuracy on the validation split, of which every process of a team takes its part."""
+        self.team.same_buffers(self.module)
+        found = evaluate(self.module, self.validation, precision=self.settings.precision)
+        if self.team.count == 1:
+            return found.loss, found.accuracy_fraction
+        sums = torch.tensor([found.loss, found.accuracy_fraction, 1.0], dtype=torch.float64)
+        loss, right, images = self.team.total((sums * len(self.validation)).to(self.device)).tolist()
+        return loss / images, right / images
+
+    def _step(self, inputs: Tensor, labels: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """One update; the loss and how many were right stay on the device, so that a GPU need not wait.
+
+        Args:
+            inputs, labels: of this process's part of the batch.
+            share: of the whole batch, which that part is.
+        """
         if self.settings.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.settings.precision):
@@ -182,11 +250,13 @@ class _Run:
         if self.share:
             loss = (1 - self.share) * loss + self.share * self._distance(logits, inputs)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # the mean over processes of what each made of its part is then that over all images
+        (loss * (share * self.team.count) if self.team.count > 1 else loss).backward()
         self.sparse.after_backward()
         self.optimizer.step()
         self.sparse.after_step(self.optimizer.param_groups[0]["lr"])
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        part = loss.detach() * share if self.team.count > 1 else loss.detach()
+        return part, (logits.detach().argmax(1) == labels).sum()
 
     def _distance(self, logits: Tensor, inputs: Tensor) -> Tensor:
         """Softened outputs against the teacher's (Hinton, Vinyals and Dean, arXiv:1503.02531)."""
@@ -199,11 +269,11 @@ class _Run:
 
     def _read(self, losses: list[Tensor]) -> list[float]:
         """The losses of an epoch's steps so far, read from the device at once; all are numbers."""
-        values: list[float] = torch.stack(losses).tolist() if losses else []
+        values: list[float] = self.team.total(torch.stack(losses)).tolist() if losses else []
         for step, loss in enumerate(values):
             if math.isfinite(loss):
                 continue
-            raise TersorError(
+            raise ranks.Together(
                 "training diverged: the loss is no longer a number",
                 got=f"a loss of {loss}",
                 where=f"epoch {self.epoch + 1}, batch {step + 1} of {self.batches}",
@@ -294,11 +364,11 @@ class _Run:
         torch.save(state, buffer)  # into memory first: on a full disk torch raises no OSError
         write_whole(path, buffer.getbuffer())
 
-    def resume(self, path: Path | None) -> None:
-        """Take up a checkpoint if there is one."""
-        if path is None or not path.is_file():
+    def resume(self, checkpoint: bytes | None) -> None:
+        """Take up a checkpoint's content if there is one."""
+        if checkpoint is None:
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = torch.load(io.BytesIO(checkpoint), map_location=self.device, weights_only=True)
         if len(state["numbers"]) != 5:
             return  # written before processor time was measured
         self.module.load_state_dict(state["module"])

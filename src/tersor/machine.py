@@ -1,5 +1,6 @@
 """The processor that this runs on."""
 
+import os
 import platform
 import re
 from pathlib import Path
@@ -30,3 +31,11 @@ def cpu_features() -> dict[str, Any]:
         "avx512": "avx512f" in flags,
         "vnni": bool(flags & {"avx512_vnni", "avx_vnni", "asimddp"}),
     }
+
+
+def torchrun_processes() -> tuple[int, int] | None:
+    """(processes, those on this machine) when torchrun started more than one, else None."""
+    count = int(os.environ.get("WORLD_SIZE") or 1)
+    if count < 2 or "RANK" not in os.environ:
+        return None
+    return count, int(os.environ.get("LOCAL_WORLD_SIZE") or count)
