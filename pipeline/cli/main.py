@@ -397,6 +397,9 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(code)
     except TersorError as error:
+        if error.at_once:
+            print(f"tersor: {error}", file=sys.stderr, flush=True)
+            os._exit(error.exit_code)
         _fail(str(error), error.exit_code)
     except typer.Exit as error:
         sys.exit(error.exit_code)

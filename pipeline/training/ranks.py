@@ -38,6 +38,12 @@ class Together(TersorError):
     """A failure that every process finds at the same place; only the first one tells it."""
 
 
+class Lost(Unavailable):
+    """Another process is gone. Torch's own clean-up would wait for it without end."""
+
+    at_once = True
+
+
 @dataclass(frozen=True)
 class Task:
     """A training, as the first process hands it to the others."""
@@ -86,10 +92,13 @@ class Team:
         gradients = torch.autograd.grad(module.eval()(images).sum(), trained, allow_unused=True)
         # looking for unused ones at every step costs time, and torch says so when there are none
         unused = any(gradient is None for gradient in gradients)
-        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=unused)
+        # running statistics matter when validating: `same_buffers` shares them then, not at every step
+        return nn.parallel.DistributedDataParallel(
+            module, find_unused_parameters=unused, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
 
     def same_buffers(self, module: nn.Module) -> None:
-        """Give every process the first one's running statistics, as DistributedDataParallel each step."""
+        """Give every process the first one's running statistics."""
         if self.count > 1:
             for buffer in module.buffers():
                 distributed.broadcast(buffer, 0)
@@ -139,7 +148,7 @@ class Team:
         """Tell in words that another process is gone.
 
         Raises:
-            Unavailable: it is; what torch then says is one of many errors without a class.
+            Lost: it is; what torch then says is one of many errors without a class.
         """
         try:
             yield
@@ -147,7 +156,7 @@ class Team:
             text = str(error)
             if self.count == 1 or not any(word in text.lower() for word in LOST):
                 raise
-            raise Unavailable(
+            raise Lost(
                 "another process of the training is gone or does not answer",
                 got=text.splitlines()[0].split("] ")[-1],
                 where=f"{where}, rank {self.rank} of {self.count}",
@@ -210,22 +219,23 @@ def joined(device: str) -> Iterator[Team]:
             where=f"rank {os.environ['RANK']} of {count}",
             todo="Check --nnodes, --rdzv-endpoint and the firewall between the machines",
         ) from error
-    team, code = Team(distributed.get_rank(), count, local, rest), 1
+    team, code, lost = Team(distributed.get_rank(), count, local, rest), 1, False
     _team = team
     try:
         yield team
         code = 0
     except TersorError as error:
-        code = error.exit_code
+        code, lost = error.exit_code, isinstance(error, Lost)
         raise
     except KeyboardInterrupt:
         code = 130
         raise
     finally:
         _team = ALONE
-        team.end(code)
-        with contextlib.suppress(RuntimeError):
-            distributed.destroy_process_group()
+        if not lost:
+            team.end(code)
+            with contextlib.suppress(RuntimeError):
+                distributed.destroy_process_group()
 
 
 def agree(team: Team, facts: dict[str, Any] | TersorError) -> None:

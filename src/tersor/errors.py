@@ -19,6 +19,8 @@ class TersorError(Exception):
 
     exit_code = 1
     """1: failed for a reason of its own (NaN in training, our own bug)."""
+    at_once = False
+    """Whether a command must end without the clean-up of libraries, which would hang."""
 
     def __init__(
         self,

@@ -225,10 +225,10 @@ def test_out_of_memory_says_the_batch_that_fits_and_keeps_the_checkpoint(
 ) -> None:
     step, epochs = _Run._step, 1
 
-    def too_small(run: _Run, inputs: torch.Tensor, labels: torch.Tensor) -> Any:
+    def too_small(run: _Run, inputs: torch.Tensor, labels: torch.Tensor, *share: float) -> Any:
         if run.epoch == epochs and len(inputs) > room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has none")
-        return step(run, inputs, labels)
+        return step(run, inputs, labels, *share)
 
     monkeypatch.setattr(_Run, "_step", too_small)
     settings = Train(stage="train", epochs=2, batch_size=20, learning_rate=0.01)

@@ -114,9 +114,11 @@ def test_first_epochs_see_smaller_images(monkeypatch: pytest.MonkeyPatch) -> Non
     seen: list[tuple[int, ...]] = []
     step = training._Run._step
 
-    def watched(self: training._Run, inputs: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
+    def watched(
+        self: training._Run, inputs: torch.Tensor, labels: torch.Tensor, *share: float
+    ) -> tuple[float, int]:
         seen.append(tuple(inputs.shape[2:]))
-        return step(self, inputs, labels)
+        return step(self, inputs, labels, *share)
 
     monkeypatch.setattr(training._Run, "_step", watched)
     chosen = settings_of(epochs=3, batch_size=100, smaller={"pixels": 6, "share": 0.6})
