@@ -97,38 +97,42 @@ def _parsed(file: Path, read: Callable[[], np.ndarray]) -> np.ndarray:
 class Binary:
     """The official binary version of a CIFAR: records of label bytes and 3,072 pixels (R, G, B planes).
 
-    parts: file -> SHA-1 of the published one. labels: bytes before the pixels; the last is the class.
+    train, test: file -> records in it, and the SHA-1 of the published one.
+    labels: bytes before the pixels; the last is the class.
     """
 
     folder: str
     archive: str
-    train: Mapping[str, str]
-    test: Mapping[str, str]
+    train: Mapping[str, tuple[int, str]]
+    test: Mapping[str, tuple[int, str]]
     names: str
+    classes: int
     labels: int
 
 
-CIFAR_BINARY: Mapping[str, Binary] = {
+CIFAR_BINARY: dict[str, Binary] = {
     "CIFAR10": Binary(
         "cifar-10-batches-bin",
         "cifar-10-binary.tar.gz",
         {
-            "data_batch_1.bin": "aadd24acce27caa71bf4b10992e9e7b2d74c2540",
-            "data_batch_2.bin": "c0ba65cce70568cd57b4e03e9ac8d2a5367c1795",
-            "data_batch_3.bin": "1dd00a74ab1d17a6e7d73e185b69dbf31242f295",
-            "data_batch_4.bin": "aab85764eb3584312d3c7f65fd2fd016e36a258e",
-            "data_batch_5.bin": "26e2849e66a845b7f1e4614ae70f4889ae604628",
+            "data_batch_1.bin": (10_000, "aadd24acce27caa71bf4b10992e9e7b2d74c2540"),
+            "data_batch_2.bin": (10_000, "c0ba65cce70568cd57b4e03e9ac8d2a5367c1795"),
+            "data_batch_3.bin": (10_000, "1dd00a74ab1d17a6e7d73e185b69dbf31242f295"),
+            "data_batch_4.bin": (10_000, "aab85764eb3584312d3c7f65fd2fd016e36a258e"),
+            "data_batch_5.bin": (10_000, "26e2849e66a845b7f1e4614ae70f4889ae604628"),
         },
-        {"test_batch.bin": "67eb016db431130d61cd03c7ad570b013799c88c"},
+        {"test_batch.bin": (10_000, "67eb016db431130d61cd03c7ad570b013799c88c")},
         "batches.meta.txt",
+        10,
         1,
     ),
     "CIFAR100": Binary(
         "cifar-100-binary",
         "cifar-100-binary.tar.gz",
-        {"train.bin": "e207cd2e05b73b1393c74c7f5e7bea451d63e08e"},
-        {"test.bin": "8fb6623e830365ff53cf14adec797474f5478006"},
+        {"train.bin": (50_000, "e207cd2e05b73b1393c74c7f5e7bea451d63e08e")},
+        {"test.bin": (10_000, "8fb6623e830365ff53cf14adec797474f5478006")},
         "fine_label_names.txt",
+        100,
         2,
     ),
 }
@@ -193,7 +197,7 @@ def _cifar_binary(folder: Path, binary: Binary) -> Loaded:
             todo=todo,
         )
     names = (folder / binary.names).read_text("utf-8", errors="replace").split()
-    if len(names) != {1: 10, 2: 100}[binary.labels]:
+    if len(names) != binary.classes:
         raise BadInput(
             "the class names are damaged",
             got=f"{len(names)} names",
@@ -201,20 +205,22 @@ def _cifar_binary(folder: Path, binary: Binary) -> Loaded:
             where=folder / binary.names,
             todo=todo,
         )
-    train = [_records(folder / name, sha1, binary.labels, todo) for name, sha1 in binary.train.items()]
-    test = [_records(folder / name, sha1, binary.labels, todo) for name, sha1 in binary.test.items()]
+    train, test = (
+        [_records(folder / name, *published, binary.labels, todo) for name, published in part.items()]
+        for part in (binary.train, binary.test)
+    )
     return Loaded(tuple(names), _joined(train), test=_joined(test))
 
 
-def _records(file: Path, sha1: str, labels: int, todo: str) -> Arrays:
+def _records(file: Path, count: int, sha1: str, labels: int, todo: str) -> Arrays:
     """Images (N, 3, 32, 32) and classes (N,) of one file, which is read only if it is the published one."""
     width = labels + 3072
-    size, wanted = file.stat().st_size, (50_000 if file.name == "train.bin" else 10_000) * width
+    size, wanted = file.stat().st_size, count * width
     if size != wanted:
         raise BadInput(
             "the data file is damaged",
             got=f"{size:,} bytes",
-            wanted=f"{wanted:,} bytes: {wanted // width:,} records of {width:,}",
+            wanted=f"{wanted:,} bytes: {count:,} records of {width:,}",
             where=file,
             todo=todo,
         )

@@ -1,12 +1,14 @@
 """Data sets are split fixed by seed, checked, and missing or damaged files say what to do."""
 
 import gzip
+import hashlib
 import pickle
 import struct
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tersor.errors import BadInput
+from tersor.pipeline.data import known_sets
 from tersor.pipeline.data.load import Data, Split, checked_split, load_data, stratified_order
 from tersor.pipeline.data.pixel_statistics import statistics
 
@@ -236,6 +239,68 @@ def test_a_foreign_pickle_in_cifars_place_is_never_opened(tmp_path: Path) -> Non
     with pytest.raises(BadInput, match="not the published ones, so they were not opened"):
         load_data("cifar10", tmp_path)
     assert not (tmp_path / "opened").exists()
+
+
+def binary_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
+    """CIFAR-100's binary version in small, 60 and 20 images of three classes, taken for the published one;
+    returns the training part's pixels and classes.
+    """
+    rng = np.random.default_rng(0)
+    (folder / "cifar-100-binary").mkdir()
+    parts = {}
+    for name, count in (("train.bin", 60), ("test.bin", 20)):
+        records = rng.integers(0, 256, (count, 3074), dtype=np.uint8)
+        records[:, 1] = np.arange(count) % 3  # the coarse label before it may be anything
+        (folder / "cifar-100-binary" / name).write_bytes(records.tobytes())
+        parts[name] = records, (count, hashlib.sha1(records.tobytes()).hexdigest())
+    (folder / "cifar-100-binary/fine_label_names.txt").write_text("apple\nbear\ncan\n")
+    files = {name: published for name, (_, published) in parts.items()}
+    small = replace(
+        known_sets.CIFAR_BINARY["CIFAR100"],
+        train={"train.bin": files["train.bin"]},
+        test={"test.bin": files["test.bin"]},
+        classes=3,
+    )
+    monkeypatch.setitem(known_sets.CIFAR_BINARY, "CIFAR100", small)
+    records = parts["train.bin"][0]
+    return records[:, 2:].reshape(-1, 3, 32, 32), records[:, 1]
+
+
+@pytest.mark.parametrize("place", [".", "cifar-100-binary"])
+def test_cifar_is_read_from_its_binary_version(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels, labels = binary_cifar(tmp_path, monkeypatch)
+    data = load_data("cifar100", tmp_path / place)
+    assert data.classes == ("apple", "bear", "can")
+    assert (len(data.train) + len(data.validation), len(data.test)) == (60, 20)
+    read = {image.tobytes(): int(label) for image, label in zip(data.train.images, data.train.labels)}
+    true = {image.tobytes(): int(label) for image, label in zip(pixels, labels)}
+    assert read.items() <= true.items()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        (
+            "train.bin",
+            lambda old: old[:-1],
+            "is damaged. Got 184,439 bytes. Wanted 184,440",
+        ),
+        ("test.bin", lambda old: old[:-1] + bytes([old[-1] ^ 1]), "is not the published one. Got SHA-1"),
+        ("test.bin", lambda _: None, "is not whole. Got no test.bin"),
+        ("fine_label_names.txt", lambda _: b"apple\nbear\n", "names are damaged. Got 2 names"),
+    ],
+)
+def test_other_binary_files_than_the_published_are_refused(
+    file: str, content: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary_cifar(tmp_path, monkeypatch)
+    path = tmp_path / "cifar-100-binary" / file
+    new = content(path.read_bytes())
+    path.unlink() if new is None else path.write_bytes(new)
+    with pytest.raises(BadInput, match=f"{said}.*cifar-100-binary.*Fetch cifar-100-binary.tar.gz again"):
+        load_data("cifar100", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -54,12 +54,17 @@ def test_r1_table_stands_beside_ours() -> None:
     assert all(len(figures) == len(R1_LEVELS) for figures in R1_TOP5.values())
     points = [point("fc1", 0.1 * i, 0.3) for i in range(1, 11)]
     rows = r1_table(points)
-    assert len(rows) == 60
+    assert len(rows) == 66
     row = next(r for r in rows if r["layer"] == "fc1" and r["level"] == 0.3)
     assert (row["r1_top5_percent"], row["top1_percent"], row["effective_macs"]) == (24.38, 30.0, 100)
     assert next(r for r in rows if r["layer"] == "conv1")["top5_percent"] is None
     text = markdown(rows, data="CIFAR-10", classes=10)
-    assert "| fc1 | R1 top-5 | 24.43 |" in text
+    assert "| fc1 | R1: top-5 | 24.40 | 24.43 |" in text
+    both = markdown(
+        [*rows, *r1_table([point("fc1", 0.3, 0.1)], "trained badly")], data="CIFAR-100", classes=100
+    )
+    assert "|  | trained well: top-1 | - | 30.00 |" in both
+    assert "|  | trained badly: top-1 | - | - | - | 10.00 |" in both
     assert "Not R1's data: top-5 by chance is 50.00 % here" in text
     assert "Not R1's data" not in markdown(rows, data="CIFAR-100", classes=100)
     with pytest.raises(BadInput, match="not of R1's network. Got layer1"):
