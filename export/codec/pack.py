@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import get_args
 
 from tersor.errors import BadInput, TersorError, Unavailable
-from tersor.export.codec.container import MAX_BYTES
+from tersor.export.codec.container import MAX_BYTES, write_container
 from tersor.export.codec.form_choice import Coder
 from tersor.export.codec.ledger import LedgerRow, inspect
-from tersor.export.codec.packed_model import encode_fully, unpack_fully
+from tersor.export.codec.packed_model import encode_fully, encode_parts, unpack_fully
 from tersor.files import write_whole
 
 __all__ = ["LedgerRow", "PackReport", "inspect", "pack", "pack_bytes", "unpack", "unpack_bytes"]
@@ -51,8 +51,10 @@ def pack(onnx_path: str | Path, tsr_path: str | Path, *, coder: Coder = "huffman
     _check_coder(coder)
     data = read_packed(onnx_path)
     size, sha256 = len(data), hashlib.sha256(data).hexdigest()
-    packed = encode_fully(data, coder)
-    del data  # a large model is not held while it is unpacked again
+    parts = encode_parts(data, coder)
+    del data  # a large model is not held while the file is put together and unpacked again
+    packed = write_container(*parts)
+    del parts
     _check_lossless(packed, size, sha256)
     _write(tsr_path, packed)
     return PackReport(size, len(packed), sha256, hashlib.sha256(packed).hexdigest())

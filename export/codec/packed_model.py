@@ -36,8 +36,8 @@ from tersor.export.codec.value_coding import (
     Patterns,
     decode_plane_list,
     encode_plane_list,
-    join_planes,
     pattern_dtype,
+    rotated_back,
     split_planes,
 )
 
@@ -78,12 +78,17 @@ class Unpacked:
 
 def encode_fully(data: bytes, coder: Coder = "huffman") -> bytes:
     """Return the packed file of any bytes; bytes that do not parse as ONNX become one blob."""
+    return write_container(*encode_parts(data, coder))
+
+
+def encode_parts(data: bytes, coder: Coder) -> tuple[int, int, dict[int, list[bytes]], int]:
+    """What `write_container` puts together; of a large file, the original need not be held meanwhile."""
     view = memoryview(data)
     try:
         sections, version = encode_model(view, find_spans(view), coder)
     except NotOnnx:
         sections, version = {BLOB: [compress(view)]}, 1
-    return write_container(len(data), zlib.crc32(data), sections, version)
+    return len(data), zlib.crc32(data), sections, version
 
 
 def unpack_fully(data: bytes, *, max_bytes: int = MAX_BYTES) -> Unpacked:
@@ -174,11 +179,17 @@ def _patterns(data: memoryview, start: int, piece: Piece) -> Patterns:
 
 def _encode_pool(pieces: list[list[NDArray[np.uint8]]], width: int, with_static: bool) -> bytes:
     """Return the planes of all pooled pieces of one width, plane by plane over all pieces."""
-    planes = [
-        np.concatenate([np.zeros(0, np.uint8), *(planes[i] for planes in pieces if i < len(planes))])
-        for i in range(width)
-    ]
-    return encode_plane_list(planes, with_static=with_static)
+
+    def plane(index: int) -> NDArray[np.uint8]:
+        """The planes of this index, joined; the pieces' own are let go."""
+        own = [np.zeros(0, np.uint8)]
+        for planes in pieces:
+            if index < len(planes):
+                own.append(planes[index])
+                planes[index] = own[0]
+        return np.concatenate(own)
+
+    return encode_plane_list(map(plane, range(width)), with_static=with_static)
 
 
 def decode_model(
@@ -275,14 +286,12 @@ def _decode_pool(container: Container, pooled: list[_Pooled], target: memoryview
 
 def _decode_pool_width(source: ByteReader, width: int, pieces: list[_Pooled], target: memoryview) -> None:
     counts = [sum(p.piece.count for p in pieces if i < width - p.dropped) for i in range(width)]
-    planes = decode_plane_list(source, counts)
-    taken = [0] * width
+    # plane by plane into the file, whose bytes are zero so far: all planes at once are as large as it
+    for i, plane in enumerate(decode_plane_list(source, counts)):
+        taken = 0
+        for p in (p for p in pieces if i < width - p.dropped):
+            columns = np.frombuffer(target, np.uint8, p.piece.count * width, p.start).reshape(-1, width)
+            columns[:, width - 1 - i] = plane[taken : taken + p.piece.count]
+            taken += p.piece.count
     for p in pieces:
-        piece_planes = []
-        for i in range(width):
-            stored = p.piece.count if i < width - p.dropped else 0
-            piece_planes.append(
-                planes[i][taken[i] : taken[i] + stored] if stored else np.zeros(p.piece.count, np.uint8)
-            )
-            taken[i] += stored
-        _store(target, p.start, join_planes(piece_planes, True))
+        _store(target, p.start, rotated_back(_patterns(target, p.start, p.piece)))

@@ -31,7 +31,10 @@ def encode(symbols: NDArray[np.unsignedinteger], table: StateTable, *, engine: E
     """
     parts = quarters(len(symbols))
     fast = _fast(engine, len(symbols))
-    streams = [(fast.encode if fast else _encode_stream)(symbols[a:b], table) for a, b in parts]
+    if fast:
+        streams = fast.encode(symbols, table, parts)
+    else:
+        streams = [_encode_stream(symbols[a:b], table) for a, b in parts]
     return b"".join([*(write_varint(len(s)) for s in streams), *streams])
 
 

@@ -3,7 +3,7 @@
 Imported only when it is used: importing numba takes longer than packing a small model.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,44 +17,88 @@ assert _LOOKUPS * MAX_BITS <= 57
 
 
 @Kernel
-def _encode(symbols, entries, places, size, words):  # type: ignore[no-untyped-def]
-    # From the last symbol to the first, bits from the end of `words` to its start. entries[symbol]
-    # holds, as in FSE, (width << 16) - (frequency << width), so that (state + it) >> 16 is how many bits the
-    # state gives away, and where the symbol's states begin minus its frequency.
+def _encode(symbols, begins, stops, entries, places, size, words, positions, used, states):  # type: ignore[no-untyped-def]
+    # Each stream from its last symbol to its first, bits from the end of its row of `words` to the start.
+    # entries[symbol] holds, as in FSE, (width << 16) - (frequency << width), so that (state + it) >> 16 is
+    # how many bits the state gives away, and where the symbol's states begin minus its frequency; both may
+    # be negative, which wraps around. A symbol must wait for the state that the one before left: four streams
+    # at once hide that. All is unsigned: numba asks of every signed index whether it counts from the end.
     u = np.uint64
-    position: Any = len(words) - 1
-    word, used, state = u(0), u(0), np.int64(size)
-    for i in range(len(symbols) - 1, -1, -1):
-        limit, first = entries[symbols[i], 0], entries[symbols[i], 1]
-        width = (state + limit) >> 16
-        field = u(state) & ((u(1) << u(width)) - u(1))
-        word |= field << used
-        words[position] = word
-        used += u(width)
-        # Of a field that filled the word, the highest `used - 64` bits go into the one before it.
-        full = used >> u(6)
-        word = (field >> (u(width) - (used & u(63)))) if full and (used & u(63)) else (u(0) if full else word)
-        position -= np.int64(full)
-        used &= u(63)
-        state = size + places[first + (state >> width)]
-    words[position] = word
-    return position, used, state - size
+    one, six, low6 = u(1), u(6), u(63)
+
+    def put(row, position, word, used, chunk, width):  # type: ignore[no-untyped-def]
+        """Put at most 63 bits before those that are there; returns position, word and used after them."""
+        word |= chunk << used
+        row[position] = word
+        used += width
+        full, rest = used >> six, used & low6
+        # Of a chunk that filled the word, the highest `rest` bits go into the one before it.
+        return position - full, (chunk >> (width - rest)) if full else word, rest
+
+    def step(symbol, entries, places, size, state, chunk, used):  # type: ignore[no-untyped-def]
+        """Put a symbol's bits before those of a chunk; returns chunk, bits in it and state after it."""
+        width = (state + entries[symbol, 0]) >> u(16)
+        chunk |= (state & ((one << width) - one)) << used
+        return chunk, used + width, size + u(places[entries[symbol, 1] + (state >> width)])
+
+    w0 = w1 = w2 = w3 = u(0)
+    u0 = u1 = u2 = u3 = u(0)
+    s0 = s1 = s2 = s3 = u(size)
+    p0 = p1 = p2 = p3 = u(words.shape[1] - 1)
+    fours = u(0)
+    if len(begins) == 4:
+        fours = u((stops[3] - begins[3]) // 4)  # no other is shorter
+        r0, r1, r2, r3 = words[0], words[1], words[2], words[3]
+        e0, e1, e2, e3 = u(stops[0] - 1), u(stops[1] - 1), u(stops[2] - 1), u(stops[3] - 1)
+        for _ in range(fours):
+            c0 = c1 = c2 = c3 = n0 = n1 = n2 = n3 = u(0)
+            for _ in range(4):  # 4 symbols take at most 56 bits
+                c0, n0, s0 = step(symbols[e0], entries, places, u(size), s0, c0, n0)
+                c1, n1, s1 = step(symbols[e1], entries, places, u(size), s1, c1, n1)
+                c2, n2, s2 = step(symbols[e2], entries, places, u(size), s2, c2, n2)
+                c3, n3, s3 = step(symbols[e3], entries, places, u(size), s3, c3, n3)
+                e0, e1, e2, e3 = e0 - one, e1 - one, e2 - one, e3 - one
+            p0, w0, u0 = put(r0, p0, w0, u0, c0, n0)
+            p1, w1, u1 = put(r1, p1, w1, u1, c1, n1)
+            p2, w2, u2 = put(r2, p2, w2, u2, c2, n2)
+            p3, w3, u3 = put(r3, p3, w3, u3, c3, n3)
+    for k in range(len(begins)):
+        if k == 1:
+            p0, w0, u0, s0 = p1, w1, u1, s1
+        elif k == 2:
+            p0, w0, u0, s0 = p2, w2, u2, s2
+        elif k == 3:
+            p0, w0, u0, s0 = p3, w3, u3, s3
+        for i in range(stops[k] - np.int64(u(4) * fours) - 1, begins[k] - 1, -1):
+            c0, n0, s0 = step(symbols[i], entries, places, u(size), s0, u(0), u(0))
+            p0, w0, u0 = put(words[k], p0, w0, u0, c0, n0)
+        words[k, p0] = w0
+        positions[k], used[k], states[k] = p0, u0, s0 - u(size)
 
 
-def encode(symbols: NDArray[np.unsignedinteger], table: StateTable) -> bytes:
-    """Return one stream of [n >= 1] uint8 or uint16 symbols."""
+def encode(
+    symbols: NDArray[np.unsignedinteger], table: StateTable, parts: Sequence[tuple[int, int]]
+) -> list[bytes]:
+    """Return a stream for each part of [n] uint8 or uint16 symbols: one, or four, the last the shortest."""
     places, starts = table.grouped()
-    size = 1 << table.bits
-    entries = np.zeros((int(table.symbols[-1]) + 1, 2), np.int64)
-    entries[table.symbols, 0] = _limits(table.frequencies, table.bits)
-    entries[table.symbols, 1] = starts - table.frequencies
-    words = np.zeros(len(symbols) * table.bits // 64 + 3, np.uint64)
-    position, used, state = _encode(symbols, entries, places, size, words)
-    total = (len(words) - 1 - position) * 64 + int(used)
-    head = (int(size | state) << total % 64) | int(words[position]) if used else int(size | state)
+    size, count = 1 << table.bits, len(parts)
+    entries = np.zeros((int(table.symbols[-1]) + 1, 2), np.uint64)
+    entries[table.symbols, 0] = _limits(table.frequencies, table.bits).view(np.uint64)
+    entries[table.symbols, 1] = (starts - table.frequencies).view(np.uint64)
+    begins, stops = np.array(parts, np.int64).T.copy()
+    words = np.zeros((count, int((stops - begins).max()) * table.bits // 64 + 3), np.uint64)
+    positions, states = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    used = np.zeros(count, np.uint64)
+    _encode(symbols, begins, stops, entries, places, size, words, positions, used, states)
+    ends = zip(words, positions.tolist(), used.tolist(), states.tolist())
+    return [_stream(row, position, bits, size | state, table.bits) for row, position, bits, state in ends]
+
+
+def _stream(words: NDArray[np.uint64], position: int, used: int, state: int, bits: int) -> bytes:
+    """The bytes of a stream: its final state, the `used` bits of words[position], the words after it."""
+    head = (state << used) | int(words[position]) if used else state
     whole = words[position + 1 :].byteswap().tobytes()
-    bits = table.bits + 1 + int(used)
-    return head.to_bytes((bits + 7) // 8, "big") + whole
+    return head.to_bytes((bits + 1 + used + 7) // 8, "big") + whole
 
 
 def _limits(frequencies: NDArray[np.int64], bits: int) -> NDArray[np.int64]:

@@ -1,5 +1,7 @@
 """Coding of numbers as bit patterns: by a codebook of the distinct ones, or byte plane by byte plane."""
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -105,7 +107,7 @@ def encode_planes(values: Patterns, is_float: bool, *, with_static: bool = False
 
 def decode_planes(source: ByteReader, count: int, width: int, is_float: bool) -> Patterns:
     """Return [count] patterns of `width` bytes; the inverse of `encode_planes`."""
-    return join_planes(decode_plane_list(source, [count] * width), is_float)
+    return join_planes(list(decode_plane_list(source, [count] * width)), is_float)
 
 
 def split_planes(values: Patterns, is_float: bool) -> list[NDArray[np.uint8]]:
@@ -123,21 +125,28 @@ def join_planes(planes: list[NDArray[np.uint8]], is_float: bool) -> Patterns:
     for i, plane in enumerate(planes):
         columns[:, width - 1 - i] = plane
     values = columns.reshape(-1).view(pattern_dtype(width))
-    if is_float:
-        values = values >> values.dtype.type(1) | values << values.dtype.type(8 * width - 1)
-    return values
+    return rotated_back(values) if is_float else values
 
 
-def encode_plane_list(planes: list[NDArray[np.uint8]], *, with_static: bool = False) -> bytes:
-    """Return the planes' flags (bit i: plane i is a block) in a byte, then each plane, a block or raw."""
+def rotated_back(values: Patterns) -> Patterns:
+    """Return float patterns [n] whose sign bit was moved to the end by `split_planes`."""
+    return values >> values.dtype.type(1) | values << values.dtype.type(8 * values.itemsize - 1)
+
+
+def encode_plane_list(planes: Iterable[NDArray[np.uint8]], *, with_static: bool = False) -> bytes:
+    """Return the planes' flags (bit i: plane i is a block) in a byte, then each plane, a block or raw.
+
+    One plane is taken after the other: of a large file not all need be held at once.
+    """
     coded = [encode_bytes(plane, with_static=with_static) for plane in planes]
     flags = sum(is_block << i for i, (is_block, _) in enumerate(coded))
     return bytes([flags]) + b"".join(block for _, block in coded)
 
 
-def decode_plane_list(source: ByteReader, counts: list[int]) -> list[NDArray[np.uint8]]:
-    """Return one [counts[i]] byte array per plane; the inverse of `encode_plane_list`."""
+def decode_plane_list(source: ByteReader, counts: list[int]) -> Iterator[NDArray[np.uint8]]:
+    """One [counts[i]] byte array per plane, one after the other; the inverse of `encode_plane_list`."""
     flags = source.byte()
     if flags >> len(counts):
         raise source.error("flags for planes that do not exist", bin(flags), f"{len(counts)} planes")
-    return [decode_bytes(source, count, bool(flags >> i & 1)) for i, count in enumerate(counts)]
+    for i, count in enumerate(counts):
+        yield decode_bytes(source, count, bool(flags >> i & 1))
