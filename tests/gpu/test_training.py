@@ -24,16 +24,20 @@ DEVICES = [
 
 
 def recipe(device: str) -> Recipe:
-    """Every kind of constraint on digits."""
+    """Every stage and every kind of constraint on digits."""
     epochs = 2 if device == "cpu" else 20
     tune: dict[str, Any] = {"stage": "tune", "epochs": 1, "batch_size": 64}
     stages = [
         {"stage": "train", "epochs": epochs, "batch_size": 64, "augment": {"shift_pixels": 1}},
+        {"stage": "structure", "sparsity": 0.25},
         {**tune, "name": "ramp", "epochs": 2, "ramp": {"amount": 0.5}, "distill": 0.5},
+        {"stage": "sparsity", "amount": 0.5},
+        {**tune, "name": "tune-sparsity"},
         {"stage": "sharing", "bits": 4},
         {**tune, "name": "tune-sharing"},
         {"stage": "linear", "bits": 4},
         {**tune, "name": "tune-linear", "learn_scales": True},
+        {"stage": "vectors", "bits": 10},
     ]
     given = {"name": "digits", "model": "mnist", "data": {"kind": "digits"}, "threads": 1}
     return Recipe.model_validate({**given, "device": device, "stages": stages})
@@ -42,7 +46,7 @@ def recipe(device: str) -> Recipe:
 @pytest.mark.parametrize("device", DEVICES[1:])  # on the CPU it takes 20 s, and the stages have their tests
 def test_a_recipe_of_every_constraint_runs_through(tmp_path: Path, device: str) -> None:
     run = compress(recipe(device), Store(tmp_path), quiet=True)
-    assert len(run.stages) == 6
+    assert len(run.stages) == 10
     if device == "cuda":
         assert min(s.metrics.validation_accuracy_fraction for s in run.stages) > 0.9
 

@@ -194,9 +194,9 @@ def test_every_step_runs_where_all_tensors_must_lie_on_one_device(name: str) -> 
     assert all(tensor.is_meta for tensor in tensors)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, "bf16"])  # autocast knows no meta device
 def test_every_step_has_a_deterministic_form_on_a_gpu(name: str) -> None:
-    _, operators = an_epoch(CASES[name], "cpu")
+    _, operators = an_epoch({**CASES, "bf16": Case(plain, {"precision": "bf16"})}[name], "cpu")
     assert operators.used["convolution_backward"]
     assert not NOT_DETERMINISTIC & set(operators.used)
 
