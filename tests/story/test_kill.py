@@ -197,7 +197,7 @@ def test_killed_deploys_leave_the_earlier_bundle_and_the_next_one_clears_up(
     story: Story, server: Server, copy: Path
 ) -> None:
     before, seen = contents(copy / "dist/tiny"), set[str]()
-    for file in range(10, 60, 2):  # from inside the export to the writing of the bundle
+    for file in range(10, 60, 3):  # from inside the export to the writing of the bundle
         ended = server.run("deploy", "tiny.yaml", cwd=copy, kill_at_file=file)
         assert ended.code == -signal.SIGKILL
         left = [name for name in ("runs/tiny/deploy.partial", "dist/.tiny.new") if name in leftovers(copy)]
