@@ -31,64 +31,53 @@ PYTHON = {
     "mod": operator.mod,
 }
 """Functions of Python on sizes and lists, by name."""
-_OPERATORS = """
-    conv1d.default conv1d.padding conv2d.default conv2d.padding conv3d.default conv3d.padding
-    conv_transpose1d.default conv_transpose2d.input conv_transpose3d.input linear.default
-    matmul.default mm.default bmm.default addmm.default baddbmm.default scaled_dot_product_attention.default
-    einsum.default
-    batch_norm.default _native_batch_norm_legit_no_training.default layer_norm.default group_norm.default
-    instance_norm.default rms_norm.default softmax.int _softmax.default log_softmax.int
-    linalg_vector_norm.default norm.ScalarOpt_dim
-    mean.dim mean.default sum.dim_IntList amax.default amin.default var.correction var_mean.correction
-    std.correction
-    max.dim min.dim
-    max_pool1d.default max_pool2d.default max_pool3d.default avg_pool1d.default avg_pool2d.default
-    avg_pool3d.default
-    adaptive_avg_pool1d.default adaptive_avg_pool2d.default adaptive_avg_pool3d.default
-    adaptive_max_pool1d.default
-    adaptive_max_pool2d.default max_pool2d_with_indices.default _adaptive_avg_pool2d.default
-    upsample_nearest1d.vec upsample_nearest2d.vec upsample_bilinear2d.vec upsample_bicubic2d.vec
-    upsample_linear1d.vec
-    upsample_nearest2d.default upsample_bilinear2d.default grid_sampler.default
+_ELEMENTWISE = """
     relu.default relu6.default leaky_relu.default elu.default selu.default celu.default gelu.default
-    silu.default
-    mish.default sigmoid.default tanh.default hardtanh.default hardswish.default hardsigmoid.default
-    softplus.default
-    log_sigmoid.default prelu.default glu.default threshold.default hardshrink.default softshrink.default
-    dropout.default feature_dropout.default alpha_dropout.default clone.default contiguous.default
-    detach.default
-    alias.default to.dtype to.dtype_layout to.device _to_copy.default type_as.default lift_fresh_copy.default
-    float.default
-    abs.default neg.default exp.default log.default sqrt.default rsqrt.default square.default
-    reciprocal.default
-    sign.default sin.default cos.default erf.default floor.default ceil.default round.default log1p.default
-    expm1.default clamp.default clamp_min.default clamp_max.default clamp.Tensor pow.Tensor_Scalar
-    pow.Tensor_Tensor
-    add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar
-    div.Tensor_mode floor_divide.default remainder.Scalar maximum.default minimum.default where.self
-    where.ScalarOther
+    silu.default mish.default sigmoid.default tanh.default hardtanh.default hardswish.default
+    hardsigmoid.default softplus.default log_sigmoid.default threshold.default hardshrink.default
+    softshrink.default dropout.default feature_dropout.default alpha_dropout.default clone.default
+    contiguous.default detach.default alias.default to.dtype to.dtype_layout to.device _to_copy.default
+    lift_fresh_copy.default abs.default neg.default exp.default log.default sqrt.default rsqrt.default
+    square.default reciprocal.default sign.default sin.default cos.default erf.default floor.default
+    ceil.default round.default log1p.default expm1.default clamp.default clamp_min.default
+    clamp_max.default clamp.Tensor pow.Tensor_Scalar pow.Tensor_Tensor add.Tensor add.Scalar sub.Tensor
+    sub.Scalar rsub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar div.Tensor_mode
+    floor_divide.default remainder.Scalar maximum.default minimum.default where.self where.ScalarOther
     masked_fill.Scalar masked_fill.Tensor addcmul.default addcdiv.default lerp.Tensor lerp.Scalar
-    atan2.default
-    eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar eq.Tensor ne.Tensor gt.Tensor lt.Tensor
-    ge.Tensor
-    le.Tensor logical_and.default logical_or.default logical_not.default bitwise_not.default
-    view.default reshape.default _unsafe_view.default reshape_as.default view_as.default flatten.using_ints
-    unflatten.int squeeze.default squeeze.dim squeeze.dims unsqueeze.default expand.default expand_as.default
-    broadcast_to.default repeat.default repeat_interleave.self_int permute.default transpose.int t.default
-    movedim.int movedim.intlist swapaxes.default mT.default numpy_T.default
-    pixel_shuffle.default pixel_unshuffle.default channel_shuffle.default unfold.default im2col.default
-    col2im.default
-    cat.default stack.default split.Tensor split.sizes split_with_sizes.default chunk.default unbind.int
-    tensor_split.sections slice.Tensor select.int narrow.default index.Tensor index_select.default
-    roll.default
-    flip.default pad.default constant_pad_nd.default slice_scatter.default select_scatter.default
-    gather.default sort.default topk.default cumsum.default argmax.default tril.default triu.default
-    sym_size.int
-    new_zeros.default new_ones.default zeros_like.default ones_like.default full_like.default new_full.default
-    zeros.default ones.default full.default arange.default arange.start arange.start_step linspace.default
-    empty.memory_format new_empty.default
+    atan2.default eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar eq.Tensor ne.Tensor
+    gt.Tensor lt.Tensor ge.Tensor le.Tensor logical_and.default logical_or.default logical_not.default
+    bitwise_not.default zeros_like.default ones_like.default full_like.default
 """
-OPERATORS = frozenset(_OPERATORS.split())
+_OTHERS = """
+    conv1d.default conv1d.padding conv2d.default conv2d.padding conv3d.default conv3d.padding
+    conv_transpose1d.default conv_transpose2d.input conv_transpose3d.input linear.default matmul.default
+    mm.default bmm.default addmm.default baddbmm.default scaled_dot_product_attention.default
+    einsum.default batch_norm.default _native_batch_norm_legit_no_training.default layer_norm.default
+    group_norm.default instance_norm.default rms_norm.default softmax.int _softmax.default
+    log_softmax.int linalg_vector_norm.default norm.ScalarOpt_dim mean.dim mean.default sum.dim_IntList
+    amax.default amin.default var.correction var_mean.correction std.correction max.dim min.dim
+    max_pool1d.default max_pool2d.default max_pool3d.default avg_pool1d.default avg_pool2d.default
+    avg_pool3d.default adaptive_avg_pool1d.default adaptive_avg_pool2d.default
+    adaptive_avg_pool3d.default adaptive_max_pool1d.default adaptive_max_pool2d.default
+    max_pool2d_with_indices.default _adaptive_avg_pool2d.default upsample_nearest1d.vec
+    upsample_nearest2d.vec upsample_bilinear2d.vec upsample_bicubic2d.vec upsample_linear1d.vec
+    upsample_nearest2d.default upsample_bilinear2d.default grid_sampler.default prelu.default
+    glu.default type_as.default float.default view.default reshape.default _unsafe_view.default
+    reshape_as.default view_as.default flatten.using_ints unflatten.int squeeze.default squeeze.dim
+    squeeze.dims unsqueeze.default expand.default expand_as.default broadcast_to.default repeat.default
+    repeat_interleave.self_int permute.default transpose.int t.default movedim.int movedim.intlist
+    swapaxes.default mT.default numpy_T.default pixel_shuffle.default pixel_unshuffle.default
+    channel_shuffle.default unfold.default im2col.default col2im.default cat.default stack.default
+    split.Tensor split.sizes split_with_sizes.default chunk.default unbind.int tensor_split.sections
+    slice.Tensor select.int narrow.default index.Tensor index_select.default roll.default flip.default
+    pad.default constant_pad_nd.default slice_scatter.default select_scatter.default gather.default
+    sort.default topk.default cumsum.default argmax.default tril.default triu.default sym_size.int
+    new_zeros.default new_ones.default new_full.default zeros.default ones.default full.default
+    arange.default arange.start arange.start_step linspace.default empty.memory_format new_empty.default
+"""
+ELEMENTWISE = tuple(_ELEMENTWISE.split())
+"""Operators of ATen that treat each position alike."""
+OPERATORS = frozenset((*ELEMENTWISE, *_OTHERS.split()))
 """The operators of ATen that a program may call, a closed list: each is a function of its arguments alone."""
 
 

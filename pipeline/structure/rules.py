@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tersor.models.program import Tensor, Value
+from tersor.models.program import ELEMENTWISE, Tensor, Value
 from tersor.pipeline.structure.flow import PLAIN, Dims, Flow, groups_of
 from tersor.pipeline.structure.labels import Entry
 
@@ -756,28 +756,6 @@ def _all_fixed(flow: Flow, given: Given) -> Any:
     return dims if listed else dims[0]
 
 
-_ELEMENTWISE = """
-    relu.default relu6.default leaky_relu.default elu.default selu.default celu.default gelu.default
-    silu.default
-    mish.default sigmoid.default tanh.default hardtanh.default hardswish.default hardsigmoid.default
-    softplus.default log_sigmoid.default threshold.default hardshrink.default softshrink.default
-    dropout.default feature_dropout.default alpha_dropout.default clone.default contiguous.default
-    detach.default
-    alias.default to.dtype to.dtype_layout to.device _to_copy.default lift_fresh_copy.default
-    abs.default neg.default exp.default log.default sqrt.default rsqrt.default square.default
-    reciprocal.default
-    sign.default sin.default cos.default erf.default floor.default ceil.default round.default log1p.default
-    expm1.default clamp.default clamp_min.default clamp_max.default clamp.Tensor pow.Tensor_Scalar
-    pow.Tensor_Tensor
-    add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar
-    div.Tensor_mode floor_divide.default remainder.Scalar maximum.default minimum.default where.self
-    where.ScalarOther masked_fill.Scalar masked_fill.Tensor addcmul.default addcdiv.default lerp.Tensor
-    lerp.Scalar
-    atan2.default eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar eq.Tensor ne.Tensor gt.Tensor
-    lt.Tensor ge.Tensor le.Tensor logical_and.default logical_or.default logical_not.default
-    bitwise_not.default
-    zeros_like.default ones_like.default full_like.default
-"""
 POOLS = {
     1: "max_pool1d avg_pool1d adaptive_avg_pool1d upsample_nearest1d.vec upsample_linear1d.vec",
     2: "max_pool2d avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d upsample_nearest2d.vec "
@@ -796,7 +774,7 @@ _MAKING = "zeros ones full arange arange.start arange.start_step linspace empty.
 _CONVOLUTIONS = [f"conv{n}d.{o}" for n in (1, 2, 3) for o in ("default", "padding")]
 _TRANSPOSED = ["conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input"]
 RULES: Mapping[str, Rule] = {
-    **{name: Rule(_elementwise) for name in _ELEMENTWISE.split()},
+    **{name: Rule(_elementwise) for name in ELEMENTWISE},
     **{name: Rule(_same) for name in ("type_as.default",)},
     **{name: Rule(_pooled(n)) for n, names in POOLS.items() for name in _named(names)},
     "adaptive_max_pool1d.default": Rule(_pooled(1, several=True)),
