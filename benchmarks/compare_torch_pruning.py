@@ -28,8 +28,7 @@ from tersor.export.timing.benchmark import benchmark
 from tersor.models import network as networks
 from tersor.models.network import Network
 from tersor.pipeline.accuracy.evaluate import Images, evaluate, reestimate_batch_norm
-from tersor.pipeline.data.arrays import Data
-from tersor.pipeline.data.load import load_data
+from tersor.pipeline.data.load import Data, load_data
 from tersor.pipeline.recipe.recipe import Structure, Tune
 from tersor.pipeline.structure import stage as structure
 from tersor.pipeline.structure.budget import Clock
