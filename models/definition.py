@@ -1,4 +1,4 @@
-"""Build a network definition: a name of the zoo, or a factory in the user's own file."""
+"""Build a network definition: a name of the zoo, of a package, or a factory in the user's own file."""
 
 import contextlib
 import difflib
@@ -11,7 +11,15 @@ from typing import Any
 from torch import nn
 
 from tersor.errors import BadInput, TersorError
-from tersor.models.user_code import beside, check_call, file_of, is_file_place, load_function, source_sha256
+from tersor.models.user_code import (
+    beside,
+    check_call,
+    file_of,
+    is_file_place,
+    is_package_place,
+    load_function,
+    source_sha256,
+)
 from tersor.models.zoo import NETWORKS
 
 Factory = Callable[..., nn.Module]
@@ -23,7 +31,7 @@ def build(
     """Build a module with fresh weights.
 
     Args:
-        definition: a name of the zoo, or `path/to/file.py:factory`.
+        definition: a name of the zoo, `torchvision:NAME`, `timm:NAME`, or `path/to/file.py:factory`.
         input_shape: (channels, height, width); passed to factories that take `input_shape`.
         classes: number of outputs; passed to factories that take `classes`.
         arguments: further keyword arguments.
@@ -73,11 +81,16 @@ def called(factory: Factory, given: Mapping[str, Any], where: str) -> nn.Module:
 
 
 def factory_of(definition: str) -> Factory:
-    """The function that builds a network: of the zoo by its name, or of the user's file.
+    """The function that builds a network: of the zoo or a package by its name, or of the user's file.
 
     Raises:
         BadInput: unknown name (with a suggestion), missing file or factory, a file that fails.
+        Unavailable: timm is not installed.
     """
+    if is_package_place(definition):
+        from tersor.models.zoo.packages import factory_in
+
+        return factory_in(definition)
     if not is_file_place(definition):
         return _from_zoo(definition)
     return load_function(
@@ -90,7 +103,7 @@ def factory_of(definition: str) -> Factory:
 
 
 def source_digest(definition: str) -> str | None:
-    """SHA-256 in hex of the factory's file and of the user's modules that it imports; None for the zoo.
+    """SHA-256 in hex of the factory's file and of the user's modules that it imports; None for others.
 
     Raises:
         BadInput: no such file.
@@ -103,7 +116,7 @@ def _from_zoo(name: str) -> Factory:
         near = difflib.get_close_matches(name, NETWORKS, 1)
         raise BadInput(
             f"there is no network called {name!r}",
-            wanted=f"one of {', '.join(NETWORKS)}, or path/to/file.py:factory",
+            wanted=f"one of {', '.join(NETWORKS)}, torchvision:NAME, timm:NAME, or path/to/file.py:factory",
             where="setting `model`",
             todo=f"Did you mean {near[0]!r}?" if near else None,
         )

@@ -25,9 +25,18 @@ from tersor.files import digest_of, sha256_of
 _INSTALLED = ("site-packages", "dist-packages")
 
 
+PACKAGES = ("torchvision", "timm")
+"""Before a colon these are packages, whose networks go by their names there."""
+
+
+def is_package_place(place: str) -> bool:
+    """Whether `place` names a network of a package: `torchvision:NAME`, `timm:NAME`."""
+    return place.partition(":")[0] in PACKAGES and ":" in place
+
+
 def is_file_place(place: str) -> bool:
     """Whether `place` names something in a file (`path/to/file.py:name`) rather than by a name of ours."""
-    return ":" in place or place.endswith(".py")
+    return (":" in place or place.endswith(".py")) and not is_package_place(place)
 
 
 def file_of(place: str, *, of: str, what: str, where: str) -> Path:

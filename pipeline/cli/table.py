@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -131,18 +131,30 @@ def r5(
 
 @app.command()
 def networks(
-    which: Annotated[list[str] | None, typer.Argument(help="Networks; default: all of the table.")] = None,
-    pixels: Annotated[int, typer.Option(min=32, help="Height and width of ImageNet networks' images.")] = 64,
+    which: Annotated[
+        list[str] | None, typer.Argument(help="Of the table, torchvision:NAME or timm:NAME; default: all.")
+    ] = None,
+    sparsity: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="Fraction of every layer's channels.")
+    ] = 0.5,
+    pruner: Annotated[Literal["l1norm", "l2norm", "fpgm", "taylor"], typer.Option(help="Scores.")] = "l1norm",
+    pixels: Annotated[int, typer.Option(min=32, help="Height and width of the images.")] = 64,
+    beside: Annotated[Path | None, typer.Option(help="Another pruner's results, as JSON.")] = None,
     out: OutOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Prune, rebuild, prove, export and time many networks with random weights."""
+    """Prune, rebuild, prove and export many networks with random weights: which come out as asked."""
+    from tersor.pipeline.recipe.structure import Structure
     from tersor.pipeline.reports import networks as report
 
+    others = report.read_beside(beside) if beside is not None else {}
+    settings = Structure(
+        stage="structure", sparsity=sparsity, pruner=pruner, linear=True, allow_less=True, taylor_batches=4
+    )
     say = (lambda _: None) if as_json or quiet else typer.echo
-    rows = report.make(which or list(report.NETWORKS), pixels, say)
-    text = report.markdown(rows, pixels)
+    rows = report.make(which or report.NETWORKS, settings, pixels, say)
+    text = report.markdown(rows, settings, others)
     if out is not None:
         _write(out, text)
     print_json(rows) if as_json else typer.echo(text)

@@ -1,12 +1,19 @@
-"""The table network x pruner x ratio: asked, achieved, proven, exported, timed. Weights are random.
+"""The table of networks: asked, achieved, proven, exported, for each with random weights.
 
-BatchNorm statistics and scales are random too: fresh ones would hide a dropped constant.
+Statistics of norms, scales that start at one value and weights that start at zero are random too: fresh ones
+would hide a dropped constant, or a branch that is multiplied by nothing.
 """
 
 import difflib
+import json
+import multiprocessing
+import resource
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -15,98 +22,148 @@ import torch
 
 from tersor.errors import BadInput, TersorError
 from tersor.export.forms.to_onnx import export_onnx
-from tersor.export.timing.benchmark import benchmark
 from tersor.export.timing.parity import outputs
 from tersor.export.timing.providers import open_session
 from tersor.models import network as networks
-from tersor.models.cost import cost
 from tersor.models.network import Network
 from tersor.models.preprocessing import Preprocessing
 from tersor.pipeline.accuracy.evaluate import Images
-from tersor.pipeline.recipe.recipe import Structure
+from tersor.pipeline.recipe.structure import Structure
 from tersor.pipeline.show.markdown import markdown_table
+from tersor.pipeline.structure.coupling import couple
 from tersor.pipeline.structure.stage import prune_channels
 
-SMALL = (3, 32, 32)
-NETWORKS: dict[str, dict[str, Any]] = {
+_TORCHVISION = """
+    alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 mnasnet0_5
+    mobilenet_v2 mobilenet_v3_large mobilenet_v3_small regnet_y_400mf resnet18 resnext50_32x4d
+    shufflenet_v2_x0_5 squeezenet1_1 swin_t vgg11_bn vit_b_16 wide_resnet50_2
+"""
+_TIMM = """
+    convnext_atto convnextv2_atto cspresnet50 darknet53 densenet121 dla34 dm_nfnet_f0 ecaresnet26t
+    edgenext_xx_small efficientnet_lite0 efficientnetv2_rw_t ese_vovnet19b_dw fasternet_t0 ghostnetv2_100
+    halonet26t hgnetv2_b0 hrnet_w18_small inception_next_atto inception_v3 lambda_resnet26t lcnet_035
+    levit_conv_128s mixnet_s mnasnet_small mobilenetv3_small_050 mobilenetv4_conv_small mobileone_s0
+    mobilevit_xxs nasnetalarge pnasnet5large poolformer_s12 regnetx_002 regnety_002 repvgg_a0 repvit_m0_9
+    res2net50_26w_4s resnet18 resnet50d resnetv2_50 resnext26ts rexnet_100 seresnet18 skresnet18 starnet_s1
+    tresnet_m vgg11_bn xception41
+"""
+OWN: Mapping[str, dict[str, Any]] = {
     "mnist": {"shape": (1, 28, 28), "arguments": {"batch_norm": True}},
-    "lenet": {"shape": SMALL},
-    "vgg16_half": {"shape": SMALL},
-    "resnet20 A": {"shape": SMALL, "arguments": {"shortcut": "A"}},
-    "resnet20 B": {"shape": SMALL, "arguments": {"shortcut": "B"}},
-    "resnet56 A": {"shape": SMALL, "arguments": {"shortcut": "A"}},
-    **{
-        name: {}
-        for name in (
-            "resnet18",
-            "resnet50",
-            "mobilenet_v2",
-            "mobilenet_v3_small",
-            "efficientnet_b0",
-            "densenet121",
-            "googlenet",
-            "regnet_y_400mf",
-            "resnext50_32x4d",
-        )
-    },
+    "lenet": {"shape": (3, 32, 32)},
+    "vgg16_half": {"shape": (3, 32, 32)},
+    "resnet20 A": {"shape": (3, 32, 32), "arguments": {"shortcut": "A"}},
+    "resnet20 B": {"shape": (3, 32, 32), "arguments": {"shortcut": "B"}},
 }
-PRUNERS, RATIOS = ("l1norm", "fpgm"), (0.3, 0.5)
-SECONDS_PER_MODEL = 0.5
+"""Networks of the reports: the image and the arguments."""
+NETWORKS = (
+    *OWN,
+    *(f"torchvision:{name}" for name in _TORCHVISION.split()),
+    *(f"timm:{name}" for name in _TIMM.split()),
+)
+"""What the table holds when nothing is named; any `torchvision:NAME` and `timm:NAME` can be."""
+LEAST = {
+    "torchvision:inception_v3": 96,
+    "timm:inception_v3": 96,
+    "timm:nasnetalarge": 96,
+    "timm:pnasnet5large": 96,
+    "timm:levit_conv_128s": 224,
+    "timm:halonet26t": 256,
+    "timm:lambda_resnet26t": 128,
+}
+"""Pixels that a network needs at least."""
+CLASSES = 10
 
 
-def make(names: Sequence[str], pixels: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One row for each network, pruner and ratio; a failure is a row with its error.
+def make(
+    names: Sequence[str], settings: Structure, pixels: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """One row for each network, made in a process of its own; a failure is a row with its error.
 
     Args:
-        names: keys of NETWORKS.
-        pixels: height and width of the images of ImageNet networks.
+        names: of NETWORKS, or any `torchvision:NAME` or `timm:NAME`.
+        settings: how each is pruned.
+        pixels: height and width of the images, or what the network needs at least.
         say: told each finished row in a few words.
 
     Raises:
-        BadInput: a name that is not in the table.
+        BadInput: a name that is neither.
     """
     for name in names:
-        if name not in NETWORKS:
-            near = difflib.get_close_matches(name, NETWORKS, 1)
-            raise BadInput(
-                f"the table has no network called {name!r}",
-                wanted=f"one of {', '.join(NETWORKS)}",
-                todo=f"Did you mean {near[0]!r}?" if near else None,
-            )
+        _check_name(name)
     rows = []
     for name in names:
-        baseline = random_network(name, pixels)
-        for pruner in PRUNERS:
-            for ratio in RATIOS:
-                row = {"network": name, "pruner": pruner, "asked": ratio}
-                try:
-                    row |= measure(baseline, pruner, ratio)
-                    words = f"differs by {row['masked_max_abs_diff']:.1e}, {row['seconds']:.1f} s"
-                except TersorError as error:
-                    row["error"] = words = str(error)
-                rows.append(row)
-                say(f"{name} {pruner} {ratio}: {words}")
+        row = {"network": name, "pixels": shape_of(name, pixels)[1], **_apart(name, settings, pixels)}
+        rows.append(row)
+        say(f"{name}: {_words(row)}")
     return rows
 
 
+def _check_name(name: str) -> None:
+    if name in NETWORKS or name.startswith(("torchvision:", "timm:")):
+        return
+    near = difflib.get_close_matches(name, NETWORKS, 1)
+    raise BadInput(
+        f"the table has no network called {name!r}",
+        wanted=f"one of {', '.join(OWN)}, torchvision:NAME or timm:NAME",
+        todo=f"Did you mean {near[0]!r}?" if near else None,
+    )
+
+
+def _apart(name: str, settings: Structure, pixels: int) -> dict[str, Any]:
+    """The row of one network, by a child: its memory is its own, and a crash is a row."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(_row, name, settings.model_dump(), pixels).result()
+        except BrokenProcessPool:
+            return {"error": "the process died (out of memory?)", "kind": "crash"}
+
+
+def _row(name: str, settings: dict[str, Any], pixels: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    couple(torch.nn.Conv2d(3, 4, 1).eval(), torch.zeros(2, 3, 8, 8))  # torch's exporter loads itself here
+    try:
+        measured = measure(random_network(name, pixels), Structure.model_validate(settings))
+    except TersorError as error:
+        return {"error": str(error), "kind": "refused"}
+    except Exception as error:  # a fault of ours: the table says so
+        return {"error": f"{type(error).__name__}: {error}", "kind": "traceback"}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return measured | {"peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024)}
+
+
+def shape_of(name: str, pixels: int) -> tuple[int, int, int]:
+    """The images of a network: those of its report, or of `pixels`, or what it needs at least."""
+    side = max(pixels, LEAST.get(name, 0))
+    return OWN.get(name, {}).get("shape", (3, side, side))
+
+
 def random_network(name: str, pixels: int) -> Network:
-    """A network of the table with random weights and random BatchNorm statistics, seed 0."""
-    entry = NETWORKS[name]
-    shape = entry.get("shape", (3, pixels, pixels))
-    classes = tuple(str(i) for i in range(10))
+    """A network of the table with random weights and statistics, seed 0."""
+    shape, arguments = shape_of(name, pixels), OWN.get(name, {}).get("arguments", {})
+    classes = tuple(str(i) for i in range(CLASSES))
     torch.manual_seed(0)
     plain = Preprocessing(255.0, (0.5,) * shape[0], (0.5,) * shape[0])
-    net = networks.create(name.split()[0], entry.get("arguments", {}), shape, classes, plain)
+    definition = name.split()[0] if name in OWN else name
+    net = networks.create(definition, arguments, shape, classes, plain)
+    return randomised(net)
+
+
+def randomised(net: Network) -> Network:
+    """Statistics of norms drawn anew, and noise on every parameter that holds one value throughout."""
     generator, tensors = torch.Generator().manual_seed(1), dict(net.tensors)
-    norms = {n.removesuffix(".running_var") for n in tensors if n.endswith(".running_var")}
-    for layer in norms:
+    for norm in {n.removesuffix(".running_var") for n in tensors if n.endswith(".running_var")}:
         for leaf, low in (("weight", 0.5), ("bias", -0.5), ("running_mean", -0.5), ("running_var", 0.5)):
-            key = f"{layer}.{leaf}"
-            tensors[key] = low + torch.rand(tensors[key].shape, generator=generator)
+            if (key := f"{norm}.{leaf}") in tensors:
+                tensors[key] = low + torch.rand(tensors[key].shape, generator=generator)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+            tensors[name] = tensor + 0.2 * torch.randn(tensor.shape, generator=generator)
     return net.with_tensors(tensors)
 
 
-def measure(baseline: Network, pruner: str, ratio: float) -> dict[str, Any]:
+def measure(baseline: Network, settings: Structure) -> dict[str, Any]:
     """Prune one network and measure everything of the result.
 
     Raises:
@@ -114,77 +171,158 @@ def measure(baseline: Network, pruner: str, ratio: float) -> dict[str, Any]:
     """
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((8, *baseline.input_shape)).astype(np.float32)
-    images = Images(torch.from_numpy(inputs), torch.zeros(len(inputs), dtype=torch.int64))
-    settings = Structure(stage="structure", pruner=pruner, sparsity=ratio)
-    began = time.monotonic()
-    small, details = prune_channels(baseline, settings, images, lambda *_: None)
+    images = Images(torch.from_numpy(inputs), torch.from_numpy(rng.integers(0, CLASSES, 8)))
+    began, steps = time.monotonic(), []
+    small, details = prune_channels(baseline, settings, images, lambda *_: steps.append(time.monotonic()))
     seconds = time.monotonic() - began
     with tempfile.TemporaryDirectory() as folder:
-        files = {"baseline": Path(folder) / "baseline.onnx", "pruned": Path(folder) / "pruned.onnx"}
-        export_onnx(baseline, files["baseline"])
-        export_onnx(small, files["pruned"])
+        path = Path(folder) / "pruned.onnx"
+        export_onnx(small, path)
         with torch.no_grad():
             wanted = small.module()(images.inputs).numpy()
-        got = outputs(open_session(files["pruned"], "cpu"), inputs)
-        timed = benchmark(
-            files, "cpu", baseline="baseline", batches=(1,), seconds_per_model=SECONDS_PER_MODEL
-        )
-    return {
-        "achieved": details["achieved_sparsity_fraction"],
-        "rebuilt_by": details["rebuilt_by"],
+            before = baseline.module()(images.inputs).numpy()
+        got = outputs(open_session(path, "cpu"), inputs)
+    told = ("asked_sparsity_fraction", "achieved_sparsity_fraction", "parameters", "macs", "rebuilt_by")
+    largest = float(np.abs(wanted).max())
+    return {name: details[name] for name in told} | {
+        "not_pruned": details["not_pruned"],
+        "candidates": len(set(details["widths"]) | set(details["not_pruned"])),
         "not_by_nni": details.get("not_by_nni"),
-        "masked_max_abs_diff": details["masked_max_abs_diff"],
-        "onnx_max_abs_diff": float(np.abs(wanted - got).max()),
-        "largest_logit": float(np.abs(wanted).max()),
-        "macs_ratio": cost(baseline).macs / cost(small).macs,
-        "time_ratio": timed.rows[1].speedup if timed.rows else None,
+        "not_as_module": details.get("not_as_module"),
+        "moved_rel": float(np.abs(wanted - before).max() / np.abs(before).max()),
+        "masked_max_rel_diff": details["masked_max_abs_diff"] / largest,
+        "onnx_max_rel_diff": float(np.abs(wanted - got).max()) / largest,
+        "coupling_seconds": steps[1] - steps[0],
         "seconds": seconds,
     }
 
 
+def as_asked(row: Mapping[str, Any]) -> bool:
+    """Whether every candidate lost what was asked of it, within rounding."""
+    return "error" not in row and not row["not_pruned"]
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    if "error" in row:
+        return f"{row['kind']}: {row['error']}"
+    return f"{100 * row['achieved_sparsity_fraction']:.1f} % of the channels, {row['seconds']:.1f} s"
+
+
 COLUMNS = (
     "network",
-    "pruner",
-    "asked",
-    "achieved",
+    "px",
+    "got",
+    "layers left whole",
+    "parameters",
+    "MACs",
     "rebuilt by",
+    "moved",
     "masked - rebuilt",
     "torch - ONNX Runtime",
-    "largest logit",
-    "fewer MACs",
-    "speedup",
-    "prune + prove, s",
+    "coupling, s",
+    "whole, s",
+    "MB",
+    "Torch-Pruning 1.6.1",
 )
 
 
-def markdown(rows: Sequence[dict[str, Any]], pixels: int) -> str:
-    """The rows as a table."""
+def markdown(
+    rows: Sequence[Mapping[str, Any]], settings: Structure, beside: Mapping[str, str] | None = None
+) -> str:
+    """The rows as a page.
+
+    Args:
+        beside: network -> what Torch-Pruning made of it, as benchmarks/prune_networks.py found.
+    """
+    beside = beside or {}
+    pruned = [row for row in rows if "error" not in row]
+    asked = sum(as_asked(row) for row in rows)
+    refused = sum(row.get("kind") == "refused" for row in rows)
+    counts = f"{len(rows)} networks: {asked} as asked (every candidate within rounding), "
+    counts += f"{len(pruned) - asked} in part, {refused} refused in words, "
+    counts += f"{len(rows) - len(pruned) - refused} failed."
     lines = [
         "# Structural pruning of many networks",
         "",
-        "Random weights and BatchNorm statistics, one thread, batch 1, ImageNet networks at "
-        f"{pixels}x{pixels} pixels; made by `make table REPORT=networks`. "
-        "Differences: the largest of any logit.",
+        f"{100 * settings.sparsity:g} % of the channels asked of every layer, scores by {settings.pruner}, "
+        f"linear layers {'too' if settings.linear else 'left'}. Random weights and statistics, one thread; "
+        "made by `make table REPORT=networks`. Differences: the largest of any logit over the largest logit: "
+        "masked against rebuilt in float64, torch against ONNX Runtime in float32; moved: the pruned network "
+        "against the one before, to show that the others say something. Parameters and MACs: what is left. "
+        "Coupling: exporting, labels, and whether the program computes what the network does; whole: with "
+        "scores, rebuild and proof. MB: the highest memory of a process of its own, with all libraries.",
         "",
-        markdown_table(COLUMNS, map(_cells, rows)),
+        counts,
+        "",
+        markdown_table(COLUMNS, [_cells(row, beside) for row in rows], "lrr"),
     ]
-    whys = {row["network"]: row["not_by_nni"] for row in rows if row.get("not_by_nni")}
-    lines += ["", "Why NNI's ModelSpeedup did not rebuild it:", ""] if whys else []
-    return "\n".join(lines + [f"- {name}: {why}" for name, why in whys.items()]) + "\n"
+    kept = [(row["network"], name, why) for row in pruned for name, why in row["not_pruned"].items()]
+    if kept:
+        lines += ["", "Why layers kept channels:", ""]
+        lines += [f"- {network}, `{layer}`: {why}" for network, layer, why in _grouped(kept)]
+    for key, title in (
+        ("not_by_nni", "Why NNI's ModelSpeedup did not rebuild it:"),
+        ("not_as_module", "Why the network's own Python could not follow, and its graph took its place:"),
+    ):
+        whys = {row["network"]: row[key] for row in pruned if row.get(key)}
+        lines += ["", title, ""] if whys else []
+        lines += [f"- {name}: {_line(why)}" for name, why in whys.items()]
+    return "\n".join(lines) + "\n"
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    head = [row["network"], row["pruner"], f"{row['asked']:.0%}"]
-    if "error" in row:
-        return [*head, f"fails: {row['error']}", *[""] * (len(COLUMNS) - 4)]
+def _grouped(kept: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """One line for each network and reason: the first layer, and how many more."""
+    together: dict[tuple[str, str], list[str]] = {}
+    for network, layer, why in kept:
+        together.setdefault((network, why), []).append(layer)
     return [
-        *head,
-        f"{row['achieved']:.1%}",
-        row["rebuilt_by"],
-        f"{row['masked_max_abs_diff']:.1e}",
-        f"{row['onnx_max_abs_diff']:.1e}",
-        f"{row['largest_logit']:.2g}",
-        f"{row['macs_ratio']:.2f}x",
-        "not measured" if row["time_ratio"] is None else f"{row['time_ratio']:.2f}x",
-        f"{row['seconds']:.1f}",
+        (network, layers[0] + (f"` and {len(layers) - 1} more `" if len(layers) > 1 else ""), why)
+        for (network, why), layers in together.items()
     ]
+
+
+def _line(text: str, most: int = 240) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def _cells(row: Mapping[str, Any], beside: Mapping[str, str]) -> list[str]:
+    other = beside.get(row["network"], "not run")
+    if "error" in row:
+        words = f"{row['kind']}: {_line(row['error'])}"
+        return [row["network"], str(row["pixels"]), words, *[""] * (len(COLUMNS) - 4), other]
+    left = {key: row[key][1] / row[key][0] for key in ("parameters", "macs")}
+    return [
+        row["network"],
+        str(row["pixels"]),
+        f"{row['achieved_sparsity_fraction']:.1%}",
+        f"{len(row['not_pruned'])} of {row['candidates']}",
+        f"{left['parameters']:.0%}",
+        f"{left['macs']:.0%}",
+        row["rebuilt_by"],
+        f"{row['moved_rel']:.2g}",
+        f"{row['masked_max_rel_diff']:.1e}",
+        f"{row['onnx_max_rel_diff']:.1e}",
+        f"{row['coupling_seconds']:.1f}",
+        f"{row['seconds']:.1f}",
+        f"{row['peak_memory_bytes'] / 1e6:.0f}",
+        other,
+    ]
+
+
+def read_beside(path: Path) -> dict[str, str]:
+    """What benchmarks/prune_networks.py wrote.
+
+    Raises:
+        BadInput: the file is not there, or none of its kind.
+    """
+    try:
+        raw = json.loads(path.read_text())
+        return {str(name): str(words) for name, words in raw.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise BadInput(
+            "the results to stand beside the table cannot be read",
+            got=f"{type(error).__name__}: {error}",
+            wanted="a JSON object: network -> words, as benchmarks/prune_networks.py writes it",
+            where=path,
+        ) from error

@@ -59,11 +59,13 @@ def stage_identity(
 
 
 def network_source(model: str) -> str | None:
-    """SHA-256 of the file of a user's network with its helpers; None for networks of the zoo.
+    """SHA-256 of the file of a user's network with its helpers, the version of timm, None for the zoo.
 
     Raises:
         BadInput: it is not there.
     """
+    if model.startswith("timm:"):  # the others are in `versions` always
+        return f"timm {_version('timm')}"
     if not is_file_place(model):
         return None
     return source_sha256(file_of(model, of="network", what="factory", where="setting `model`"))

@@ -4,7 +4,9 @@ Two forms of the result: tensors for the network's own definition, and a program
 follow.
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 
 from tersor.models.program import Program, Step, Tensor, Value
+from tersor.pipeline.structure.capture import BATCH
 from tersor.pipeline.structure.coupling import Coupling
 from tersor.pipeline.structure.rules import RULES
 
@@ -43,6 +46,37 @@ def narrowed_program(
     changes = {step.name: cut.changes(step) for step in coupling.captured.program.steps}
     small = {name: cut_tensor(tensors[name], coupling.tensors[name], removed) for name in tensors}
     return coupling.captured.program.changed({k: v for k, v in changes.items() if v}), small
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a program costs for one image: parameters; multiply-adds of convolutions and linear layers."""
+
+    parameters: int
+    macs: int
+
+
+def cost_of(coupling: Coupling, removed: np.ndarray) -> Counted:
+    """Parameters and multiply-adds of the captured program without the sets `removed`.
+
+    Multiply-adds count layers however they are called; products of two activations are left out, as in the
+    literature.
+    """
+    cut, captured = Cutting(coupling, removed), coupling.captured
+    program = captured.program
+    parameters = sum(cut.size(Tensor(n)) for n in program.tensors() if n not in program.buffers)
+    return Counted(parameters, sum(_macs(step, cut) for step in program.steps) // BATCH)
+
+
+def _macs(step: Step, cut: "Cutting") -> int:
+    """Multiply-adds of a step: its weight's elements for every position of the output's other dimensions."""
+    if not step.operator.startswith("conv") and step.operator != "linear.default":
+        return 0
+    given = step.bound()
+    transposed = step.operator.startswith("conv_transpose")
+    seen = given["input"] if transposed else Value(step.name)
+    channel = cut.sizes(given["weight"])[0]
+    return cut.size(seen) // channel * cut.size(given["weight"]) if channel else 0
 
 
 def cut_tensor(tensor: torch.Tensor, sets: list[np.ndarray | None], removed: np.ndarray) -> torch.Tensor:
@@ -78,6 +112,15 @@ class Cutting:
         else:
             sets = self.coupling.tensors[ref.name] if isinstance(ref, Tensor) else []
         return [None if s is None else ~np.isin(s, self.removed) for s in sets]
+
+    def sizes(self, ref: Any) -> list[int]:
+        """The shape of a value or tensor without the positions that go."""
+        kept = self.kept_dims(ref) or [None] * len(self.shape(ref))
+        return [n if k is None else int(k.sum()) for n, k in zip(self.shape(ref), kept, strict=True)]
+
+    def size(self, ref: Any) -> int:
+        """Elements of a value or tensor without the positions that go."""
+        return math.prod(self.sizes(ref))
 
     def loses(self, ref: Any) -> bool:
         """Whether a value or tensor loses any position."""

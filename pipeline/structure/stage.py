@@ -17,9 +17,17 @@ from tersor.pipeline.structure import nni_room
 from tersor.pipeline.structure.budget import WAYS, Counted, Measuring, way_of
 from tersor.pipeline.structure.coupling import Coupling, couple
 from tersor.pipeline.structure.graph import trace
-from tersor.pipeline.structure.narrowing import narrowed, narrowed_program
+from tersor.pipeline.structure.narrowing import cost_of, narrowed, narrowed_program
 from tersor.pipeline.structure.proof import check_captured, check_runs, check_widths, prove, tensors_of
-from tersor.pipeline.structure.widths import Pruning, Scores, Space, candidates_of, chosen_of, spaces_to_prune
+from tersor.pipeline.structure.widths import (
+    Pruning,
+    Scores,
+    Space,
+    candidates_of,
+    chosen_of,
+    per_layer_sparsities,
+    spaces_to_prune,
+)
 from tersor.progress import Tell
 
 PROOF_IMAGES = 64
@@ -81,7 +89,7 @@ def prune_channels(
     if settings.reestimate_batch_norm:
         rebuilt = rebuilt.with_module(reestimate_batch_norm(rebuilt.module(), images.inputs))
     told = report(settings, coupling, spaces, removed)
-    if counts is None or not chosen_how:
+    if not chosen_how:  # else a budget or the clock decided
         check_enough(settings, told)
     return rebuilt, told | proof | chosen_how
 
@@ -271,8 +279,10 @@ def _by_nni(
 def report(
     settings: Structure, coupling: Coupling, spaces: Sequence[Space], removed: np.ndarray
 ) -> dict[str, Any]:
-    """What was asked and what was achieved, over all layers that were asked, and why some kept their
-    channels."""
+    """What was asked and achieved, over all layers that were asked, and why some kept their channels.
+
+    Parameters and multiply-adds of convolutions and linear layers are [before, after], of one image.
+    """
     widths = {}
     for name in (name for space in spaces for name in space.layers):
         keep = coupling.keep(name, removed)
@@ -281,12 +291,42 @@ def report(
     asked = asked & chosen_of(coupling, settings) | set(widths)
     sizes = {name: len(coupling.outputs[name]) for name in asked}
     gone = sum(before - after for before, after in widths.values())
+    kept_whole = {n: _why_kept(coupling, n) for n in coupling.layers() if n in asked - set(widths)}
+    before, after = cost_of(coupling, np.array([], np.int64)), cost_of(coupling, removed)
     return {
-        "asked_sparsity_fraction": settings.sparsity if settings.search is None else None,
+        "asked_sparsity_fraction": _asked_fraction(settings, spaces, sizes),
         "achieved_sparsity_fraction": gone / sum(sizes.values()),
+        "parameters": [before.parameters, after.parameters],
+        "macs": [before.macs, after.macs],
         "widths": widths,
-        "not_pruned": {n: _why_kept(coupling, n) for n in coupling.layers() if n in asked - set(widths)},
+        "not_pruned": kept_whole | _kept_in_part(settings, coupling, spaces, widths),
     }
+
+
+def _asked_fraction(settings: Structure, spaces: Sequence[Space], sizes: dict[str, int]) -> float | None:
+    """The fraction of all channels that the settings ask for; None where a budget decides."""
+    if settings.search is not None or not settings.per_layer:
+        return None if settings.search is not None else settings.sparsity
+    asked = dict.fromkeys(sizes, settings.sparsity)
+    for space, sparsity in zip(spaces, per_layer_sparsities(spaces, settings), strict=True):
+        asked |= dict.fromkeys(space.layers, sparsity)
+    return sum(asked[name] * size for name, size in sizes.items()) / sum(sizes.values())
+
+
+def _kept_in_part(
+    settings: Structure, coupling: Coupling, spaces: Sequence[Space], widths: dict[str, list[int]]
+) -> dict[str, str]:
+    """Layers that lost fewer channels than were asked of them, with the reason; rounding is none."""
+    if settings.search is not None or settings.scope == "global" or settings.align is not None:
+        return {}
+    short = {}
+    for space, sparsity in zip(spaces, per_layer_sparsities(spaces, settings), strict=True):
+        for name in space.layers:
+            before, after = widths[name]
+            in_a_set = before // len(np.unique(coupling.outputs[name]))
+            if before - after + in_a_set <= sparsity * before and (before - after) < int(sparsity * before):
+                short[name] = f"lost {before - after} of {before}: {_why_kept(coupling, name)}"
+    return short
 
 
 def check_enough(settings: Structure, told: dict[str, Any]) -> None:
@@ -295,18 +335,19 @@ def check_enough(settings: Structure, told: dict[str, Any]) -> None:
     Raises:
         ClaimBroken: so few channels could go, and `allow_less` is not set.
     """
-    achieved, kept = told["achieved_sparsity_fraction"], told["not_pruned"]
-    if settings.allow_less or settings.align is not None or settings.per_layer:
+    asked, achieved = told["asked_sparsity_fraction"], told["achieved_sparsity_fraction"]
+    if settings.allow_less or achieved >= asked / 2:
         return
-    if achieved < settings.sparsity / 2 and kept:
-        some = "; ".join(f"{layer}: {why}" for layer, why in list(kept.items())[:3])
-        raise ClaimBroken(
-            "fewer channels could be removed than were asked",
-            got=f"{100 * achieved:.1f} % of the channels; {len(kept)} layers keep theirs ({some})",
-            wanted=f"{100 * settings.sparsity:g} %, at least half of it",
-            where=f"stage `{settings.name}`",
-            todo="Write the operations named in other words, exclude the layers, or set `allow_less: true`",
-        )
+    kept = told["not_pruned"]
+    some = "; ".join(f"{layer}: {why}" for layer, why in list(kept.items())[:3])
+    raise ClaimBroken(
+        "fewer channels could be removed than were asked",
+        got=f"{100 * achieved:.1f} % of the channels; "
+        + (f"{len(kept)} layers keep theirs ({some})" if kept else "the widths are rounded to that"),
+        wanted=f"{100 * asked:g} %, at least half of it",
+        where=f"stage `{settings.name}`",
+        todo="Write the operations named in other words, exclude the layers, or set `allow_less: true`",
+    )
 
 
 def _gives_the_outputs(coupling: Coupling, layer: str) -> bool:

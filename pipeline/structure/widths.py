@@ -1,6 +1,6 @@
 """Removal: which channel sets go, how many of each space of layers and which ones."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +100,7 @@ def removals(spaces: list[Space], scores: Scores, coupling: Coupling, settings: 
 
     scope `layer`: floor(sparsity x width) channels, rounded so that the kept width is a multiple of
     `align` (at least one block). scope `global`: that fraction of all sets, those with the smallest
-    importance over the mean of their space.
+    importance over the mean of the sets of their space that touch the same layers.
 
     Raises:
         BadInput: a pattern of `per_layer` matches nothing, or gives one space two values.
@@ -108,7 +108,7 @@ def removals(spaces: list[Space], scores: Scores, coupling: Coupling, settings: 
     if settings.scope == "global":
         sparsities = _global_sparsities(spaces, scores, coupling, settings)
     else:
-        sparsities = _per_layer_sparsities(spaces, settings)
+        sparsities = per_layer_sparsities(spaces, settings)
     align = settings.align if isinstance(settings.align, int) else None
     return [count(space, sparsity, align) for space, sparsity in zip(spaces, sparsities, strict=True)]
 
@@ -220,7 +220,12 @@ def _space(coupling: Coupling, names: list[str]) -> Space:
     return Space(tuple(names), free, max(len(sets), len(free) * per_set), per_set)
 
 
-def _per_layer_sparsities(spaces: list[Space], settings: Structure) -> list[float]:
+def per_layer_sparsities(spaces: Sequence[Space], settings: Structure) -> list[float]:
+    """The sparsity of each space: its own by `per_layer`, else that of all.
+
+    Raises:
+        BadInput: a pattern matches nothing, or layers of a space are given two values.
+    """
     where = f"stage `{settings.name}`, setting `per_layer`"
     layers = [name for space in spaces for name in space.layers]
     layer_sparsities: dict[str, float] = {}
@@ -246,9 +251,10 @@ def _global_sparsities(
     relative = []
     for at, space in enumerate(spaces):
         importance = importances(space, scores, coupling)
-        mean = importance.mean() or 1.0
+        for members in _classes(space, coupling):
+            importance[members] /= importance[members].mean() or 1.0
         first = int(np.ceil(settings.max_cut * len(importance)))  # the rest of a space always stays
-        relative += [(value / mean, at) for value in np.sort(importance)[:first]]
+        relative += [(value, at) for value in np.sort(importance)[:first]]
     relative.sort()
     total = int(settings.sparsity * sum(len(space.sets) for space in spaces))
     counts = np.bincount([at for _, at in relative[:total]], minlength=len(spaces))

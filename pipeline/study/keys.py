@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from tersor.files import digest_of
-from tersor.models.user_code import is_file_place, source_sha256
-from tersor.pipeline.stages.identity import file_or_none, library_versions
+from tersor.models.user_code import is_file_place, is_package_place, source_sha256
+from tersor.pipeline.stages.identity import file_or_none, library_versions, network_source
 from tersor.version import __version__
 
 _NOT_TRAINED = ("name", "deploy", "gates")
@@ -29,6 +29,7 @@ class Sources:
         code = [place for place in (recipe["model"], *(s["stage"] for s in stages)) if is_file_place(place)]
         read = [self._once("code", place.rpartition(":")[0]) for place in code]
         read += [self._once("file", s["weights"]) for s in stages if s.get("weights")]
+        read += [network_source(recipe["model"])] if is_package_place(recipe["model"]) else []
         return [self.versions, self._once("folder", recipe["data"]["path"]), read]
 
     def _once(self, kind: str, path: str | None) -> Any:

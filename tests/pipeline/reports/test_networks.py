@@ -4,40 +4,53 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from nets import make
 from typer.testing import CliRunner
 
 from tersor.errors import BadInput
 from tersor.pipeline.cli.main import app
-from tersor.pipeline.reports import networks as table_structure
+from tersor.pipeline.recipe.structure import Structure
+from tersor.pipeline.reports import networks as report
+
+HALF = Structure(stage="structure", pruner="l1norm", sparsity=0.5, linear=True, allow_less=True)
 
 
-def test_a_row_is_asked_achieved_proven_exported_and_timed() -> None:
-    row = table_structure.measure(table_structure.random_network("mnist", 64), "l1norm", 0.5)
-    assert row["achieved"] == pytest.approx(0.5)
-    assert row["masked_max_abs_diff"] <= 1e-5
-    assert row["onnx_max_abs_diff"] <= 1e-4 * row["largest_logit"]
-    assert row["macs_ratio"] > 2.5
-    assert row["time_ratio"] > 0
+def test_a_row_is_asked_achieved_proven_and_exported() -> None:
+    row = report.measure(report.random_network("mnist", 64), HALF)
+    assert row["achieved_sparsity_fraction"] == pytest.approx(0.5)
+    assert report.as_asked(row)
+    assert row["candidates"] == 3
+    assert row["macs"][1] < 0.3 * row["macs"][0]
+    assert row["masked_max_rel_diff"] <= 1e-12
+    assert row["onnx_max_rel_diff"] <= 1e-5
+    assert row["moved_rel"] > 0.01
 
 
-def test_a_network_that_fails_is_a_row_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_structure, "RATIOS", (0.0,))
-    monkeypatch.setattr(table_structure, "PRUNERS", ("l1norm",))
-
-    def fail(*_: object) -> dict:
-        """As a network that cannot be traced."""
-        raise table_structure.TersorError("cannot be traced", got="an if")
-
-    monkeypatch.setattr(table_structure, "measure", fail)
-    rows = table_structure.make(["mnist"], 64, lambda _: None)
-    assert "fails: cannot be traced" in table_structure.markdown(rows, 64)
+def test_a_network_that_fails_is_a_row_that_says_why() -> None:
+    rows = report.make(["timm:nothing"], HALF, 64, lambda _: None)
+    assert rows[0]["kind"] == "refused"
+    page = report.markdown(rows, HALF, {"timm:nothing": "runs"})
+    assert "no classification network called 'nothing'" in page
+    assert "0 as asked" in page
+    assert "1 refused in words" in page
+    assert "| runs |" in page
 
 
-def test_random_norms_are_far_from_fresh() -> None:
-    net = table_structure.random_network("resnet20 B", 64)
+def test_a_layer_that_kept_its_channels_is_not_as_asked() -> None:
+    row = {"not_pruned": {"a": "operator 'roll' is not known"}}
+    assert not report.as_asked(row)
+    assert not report.as_asked({"error": "no", "kind": "refused"})
+
+
+def test_random_norms_are_far_from_fresh_and_nothing_holds_one_value() -> None:
+    net = report.random_network("resnet20 B", 64)
     variances = net.tensors["layer1.0.bn1.running_var"]
     assert variances.std() > 0.1
     assert net.tensors["layer1.0.bn1.running_mean"].abs().mean() > 0.1
+    plain = make(batch_norm=False)
+    zeroed = plain.with_tensors({k: torch.zeros_like(v) for k, v in plain.tensors.items()})
+    assert all(bool(t.std() > 0) for t in report.randomised(zeroed).tensors.values())
 
 
 def test_profile_writes_picture_and_measurements(tmp_path: Path) -> None:
@@ -62,4 +75,12 @@ def test_profile_of_nothing_is_told(arguments: list[str], message: str, tmp_path
 
 def test_a_network_that_is_not_in_the_table_is_told_with_a_suggestion() -> None:
     with pytest.raises(BadInput, match=r"no network called 'resnet20'.*Did you mean 'resnet20 [AB]'"):
-        table_structure.make(["resnet20"], 64, lambda _: None)
+        report.make(["resnet20"], HALF, 64, lambda _: None)
+
+
+def test_results_to_stand_beside_have_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot be read"):
+        report.read_beside(tmp_path / "none.json")
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(BadInput, match="cannot be read"):
+        report.read_beside(tmp_path / "list.json")
