@@ -15,7 +15,8 @@ from tersor.errors import TersorError
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.files import digest_of
 from tersor.models.network import Network
-from tersor.models.user_code import is_file_place
+from tersor.models.repeatable import check_repeatable
+from tersor.models.user_code import is_file_place, is_package_place
 from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.data.load import Data, data_of
 from tersor.pipeline.recipe.recipe import Recipe
@@ -168,9 +169,11 @@ def checked_start(context: Context) -> Network:
     """The fresh network, after a rehearsal of what would else fail only after the training."""
     recipe = context.recipe
     start = fresh_network(recipe, context.data)
+    if brought := is_file_place(recipe.model) or is_package_place(recipe.model):
+        check_repeatable(start)
     for settings in recipe.stages:
         row_of(settings).rehearse(start, settings, context)
-    if is_file_place(recipe.model):
+    if brought:
         context.progress(0.0, "checking that it can be exported")
         with TemporaryDirectory() as folder:
             export_onnx(start, Path(folder) / ONNX)

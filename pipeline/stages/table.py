@@ -269,8 +269,15 @@ def rehearse_patterns(
     check_patterns(fresh, settings)
 
 
-def rehearse_ramp(fresh: Network, settings: Training, _context: Context) -> None:
-    """Look whether the ramp's patterns of layers match any."""
+def rehearse_training(fresh: Network, settings: Training, _context: Context) -> None:
+    """Look whether there is anything to train, and whether the ramp's patterns of layers match any."""
+    if not any(parameter.requires_grad for parameter in fresh.module().parameters()):
+        raise BadInput(
+            "the network has no parameter that can be trained",
+            got="all of them frozen (requires_grad is False), or none at all",
+            where=f"stage `{settings.name}`, network {fresh.definition!r}",
+            todo="Leave some parameters unfrozen, or start with `stage: load` and leave out the training",
+        )
     if settings.ramp is not None:
         check_patterns(fresh, settings.ramp, f"stage `{settings.name}`, ramp")
 
@@ -287,8 +294,8 @@ REHEARSED = 64
 """Images of each split on which a user's stage is tried before training."""
 
 STAGES: dict[str, Stage[Any]] = {
-    "train": Stage(Train, 1, train, rehearse_ramp),
-    "tune": Stage(Tune, 2, train, rehearse_ramp),
+    "train": Stage(Train, 1, train, rehearse_training),
+    "tune": Stage(Tune, 2, train, rehearse_training),
     "load": Stage(Load, 1, load_weights),
     "structure": Stage(Structure, 4, prune_structure, rehearse_structure),
     "sparsity": Stage(Sparsity, 1, prune_small_weights, rehearse_patterns),
