@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from tersor.pipeline.cli.options import (
     print_json,
 )
 
-app = application("The tables of reports R1 to R5 beside ours, and of many networks.")
+app = application("The tables of reports R1 to R5 beside ours, of many networks, of operators.")
 
 FastOption = Annotated[bool, typer.Option("--fast", help="The small variant: minutes.")]
 OutOption = Annotated[Path | None, typer.Option(help="Write the table as Markdown there.")]
@@ -152,12 +153,24 @@ def networks(
     settings = Structure(
         stage="structure", sparsity=sparsity, pruner=pruner, linear=True, allow_less=True, taylor_batches=4
     )
-    say = (lambda _: None) if as_json or quiet else typer.echo
+    say = (lambda _: None) if quiet else partial(typer.echo, err=True)
     rows = report.make(which or report.NETWORKS, settings, pixels, say)
     text = report.markdown(rows, settings, others)
     if out is not None:
         _write(out, text)
     print_json(rows) if as_json else typer.echo(text)
+
+
+@app.command()
+def operators(out: OutOption = None, as_json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """The operators that structural pruning knows, and what each does to channels."""
+    from tersor.pipeline.reports.operators import operators_page
+    from tersor.pipeline.structure.rules import RULES
+
+    page = operators_page()
+    if out is not None:
+        _write(out, page)
+    print_json(sorted(RULES)) if as_json else typer.echo(page)
 
 
 def _picture(out: Path, words: str, draw: Callable[[Path], None]) -> str:

@@ -63,7 +63,7 @@ def _axes(dims: Any, rank: int) -> list[int]:
 
 
 def _elementwise(flow: Flow, given: Given) -> Dims:
-    """Any number of tensors, broadcast against each other."""
+    """Position by position: tensors that meet, broadcast or not, lose the same channels."""
     refs = [v for v in given.values() if isinstance(v, Value | Tensor) and flow.shape(v) != ()]
     refs.sort(key=lambda ref: isinstance(ref, Tensor))  # parameters take the labels of what they meet
     shape = flow.out_shape()
@@ -80,7 +80,7 @@ def _elementwise(flow: Flow, given: Given) -> Dims:
 
 
 def _same(flow: Flow, given: Given) -> Dims:
-    """One tensor, its channels untouched."""
+    """The channels of the first tensor."""
     return flow.dims(next(iter(given.values())))
 
 
@@ -88,7 +88,7 @@ def _pooled(count: int, several: bool = False) -> Callable[[Flow, Given], Any]:
     """The last `count` dimensions are mixed, all others pass."""
 
     def rule(flow: Flow, given: Given) -> Any:
-        """Pooling, interpolation."""
+        """Channel by channel; pixels stay."""
         dims = flow.dims(next(iter(given.values())))
         dims = [*dims[:-count], *(flow.plain(e) for e in dims[-count:])]
         return [dims, list(dims)] if several else dims
@@ -97,7 +97,7 @@ def _pooled(count: int, several: bool = False) -> Callable[[Flow, Given], Any]:
 
 
 def _first_axis_meets(flow: Flow, given: Given) -> Dims:
-    """prelu: one value a channel, or one."""
+    """One value a channel, which goes with it, or one for all."""
     dims, weight = flow.dims(given["self"]), given["weight"]
     if len(dims) > 1 and flow.shape(weight)[-1] > 1:
         dims[1] = flow.meet(weight, len(flow.shape(weight)) - 1, dims[1])
@@ -105,6 +105,7 @@ def _first_axis_meets(flow: Flow, given: Given) -> Dims:
 
 
 def _glu(flow: Flow, given: Given) -> Dims:
+    """One half times a gate of the other: a channel goes with its gate."""
     dims = flow.dims(given["self"])
     axis = _axis(given["dim"], len(dims))
     entry = dims[axis]
@@ -119,6 +120,8 @@ def _glu(flow: Flow, given: Given) -> Dims:
 
 
 def _convolution(flow: Flow, given: Given) -> Dims:
+    """Output channels go with the weight's rows, input channels with its columns; the groups of a grouped
+    one go whole, or each narrows alike."""
     weight, groups = given["weight"], given["groups"]
     dims, w_shape = flow.dims(given["input"]), flow.shape(weight)
     batched = len(dims) == len(w_shape)
@@ -192,6 +195,7 @@ def _fewer_groups(cut: Cut, given: Given) -> dict[str, Any]:
 
 
 def _transposed(flow: Flow, given: Given) -> Dims:
+    """As a convolution, the weight's first two dimensions changed over."""
     weight, groups = given["weight"], given["groups"]
     dims, w_shape = flow.dims(given["input"]), flow.shape(weight)
     channel = 1 if len(dims) == len(w_shape) else 0
@@ -215,6 +219,7 @@ def _transposed(flow: Flow, given: Given) -> Dims:
 
 
 def _linear(flow: Flow, given: Given) -> Dims:
+    """Output features go with the weight's rows, input features with its columns."""
     weight, dims = given["weight"], flow.dims(given["input"])
     entry, out = flow.meet(weight, 1, dims[-1]), flow.dims(weight)[0]
     if given["bias"] is not None:
@@ -225,7 +230,7 @@ def _linear(flow: Flow, given: Given) -> Dims:
 
 def _matmul(first: str, second: str, added: str | None = None) -> Callable[[Flow, Given], Dims]:
     def rule(flow: Flow, given: Given) -> Dims:
-        """Products of matrices: the contracted dimensions are one, those of the batch meet."""
+        """Contracted dimensions go together, those of the batch meet."""
         a, b = flow.dims(given[first]), flow.dims(given[second])
         if len(a) < 2 or len(b) < 2:
             for entry in (*a, *b):
@@ -261,6 +266,8 @@ def _batch(flow: Flow, sources: Sequence[tuple[Any, Dims]], sizes: Sequence[int]
 
 
 def _attention(flow: Flow, given: Given) -> Dims:
+    """A dimension of queries goes with that of keys, one of values alone, heads whole; the scale stays
+    that of the full width."""
     q, k, v = (flow.dims(given[name]) for name in ("query", "key", "value"))
     flow.join(q[-1], k[-1])
     flow.plain(flow.join(k[-2], v[-2]))
@@ -287,6 +294,7 @@ def _same_scale(cut: Cut, given: Given) -> dict[str, Any]:
 
 
 def _batch_norm(flow: Flow, given: Given) -> Dims:
+    """One value a channel, which goes with it."""
     dims = flow.dims(given["input"])
     for name in ("weight", "bias", "running_mean", "running_var"):
         if given.get(name) is not None:
@@ -295,11 +303,13 @@ def _batch_norm(flow: Flow, given: Given) -> Dims:
 
 
 def _batch_norm_core(flow: Flow, given: Given) -> Any:
+    """One value a channel, which goes with it."""
     dims = _batch_norm(flow, given)
     return [dims, [PLAIN], [PLAIN]]
 
 
 def _layer_norm(flow: Flow, given: Given) -> Dims:
+    """Over the channels that stay; a value a channel goes with it."""
     dims, normalized = flow.dims(given["input"]), len(given["normalized_shape"])
     for name in ("weight", "bias"):
         if given.get(name) is not None:
@@ -318,6 +328,7 @@ def _narrower_norm(cut: Cut, given: Given) -> dict[str, Any]:
 
 
 def _group_norm(flow: Flow, given: Given) -> Dims:
+    """Whole groups go, or of each group as many channels."""
     dims, groups = flow.dims(given["input"]), given["num_groups"]
     entry = dims[1]
     if isinstance(entry, np.ndarray) and groups not in (1, len(entry)):
@@ -403,8 +414,8 @@ def _new_sizes(cut: Cut, given: Given) -> dict[str, Any]:
     free = any(s == -1 for s in sizes)
     for at in range(len(sizes)):
         kept = cut.kept_out(first + at)
-        if kept is None or kept.all():
-            continue
+        if kept is None or kept.all() or sizes[at] == -1:
+            continue  # -1 follows by itself, whatever the batch
         if isinstance(sizes[at], Value):
             if free:  # the other is known
                 other = sizes.index(-1)
@@ -417,6 +428,7 @@ def _new_sizes(cut: Cut, given: Given) -> dict[str, Any]:
 
 
 def _expanded(flow: Flow, given: Given) -> Dims:
+    """Dimensions that grow have no channels; the others keep theirs."""
     source = given["self"]
     dims, before, after = flow.dims(source), flow.shape(source), flow.out_shape()
     front = len(after) - len(before)
@@ -427,6 +439,7 @@ def _expanded(flow: Flow, given: Given) -> Dims:
 
 
 def _expanded_as(flow: Flow, given: Given) -> Dims:
+    """Dimensions that grow go along with those of the other tensor."""
     other, shape = flow.dims(given["other"]), flow.out_shape()
     dims = _expanded(flow, given)
     for at, entry in enumerate(dims):  # where it grew it grows with the other
@@ -437,7 +450,7 @@ def _expanded_as(flow: Flow, given: Given) -> Dims:
 
 def _permuted(order: Callable[[Given, int], Sequence[int]]) -> Callable[[Flow, Given], Dims]:
     def rule(flow: Flow, given: Given) -> Dims:
-        """Dimensions in another order."""
+        """Dimensions change places with their channels."""
         dims = flow.dims(given["self"])
         return [dims[at] for at in order(given, len(dims))]
 
@@ -460,18 +473,21 @@ def _moved(given: Given, rank: int) -> list[int]:
 
 
 def _unsqueezed(flow: Flow, given: Given) -> Dims:
+    """A dimension of one is put in; the others keep their channels."""
     dims = flow.dims(given["self"])
     dims.insert(_axis(given["dim"], len(dims) + 1), PLAIN)
     return dims
 
 
 def _squeezed(flow: Flow, given: Given) -> Dims:
+    """Dimensions of one are left out; the others keep their channels."""
     dims, shape = flow.dims(given["self"]), flow.shape(given["self"])
     axes = _axes(given.get("dim"), len(shape))
     return [e for at, e in enumerate(dims) if not (shape[at] == 1 and at in axes)]
 
 
 def _repeated(flow: Flow, given: Given) -> Dims:
+    """The copies of a channel go with it."""
     dims, repeats = flow.dims(given["self"]), given["repeats"]
     dims = [*([PLAIN] * (len(repeats) - len(dims))), *dims]
     shape = (1,) * (len(repeats) - len(flow.shape(given["self"]))) + flow.shape(given["self"])
@@ -486,6 +502,7 @@ def _repeated(flow: Flow, given: Given) -> Dims:
 
 
 def _repeat_interleaved(flow: Flow, given: Given) -> Dims:
+    """The copies of a channel go with it."""
     dims = flow.dims(given["self"])
     if given["dim"] is None:
         return [flow.plain(e) for e in dims[:1]]
@@ -499,6 +516,7 @@ def _repeat_interleaved(flow: Flow, given: Given) -> Dims:
 
 
 def _concatenated(flow: Flow, given: Given) -> Dims:
+    """The parts' channels stand behind each other; in all other dimensions they meet."""
     refs = [r for r in given["tensors"] if flow.shape(r) != (0,)]
     all_dims = [flow.dims(r) for r in refs]
     axis = _axis(given["dim"], len(flow.out_shape()))
@@ -517,6 +535,7 @@ def _concatenated(flow: Flow, given: Given) -> Dims:
 
 
 def _stacked(flow: Flow, given: Given) -> Dims:
+    """The parts meet position by position; the new dimension stays."""
     all_dims = [flow.dims(r) for r in given["tensors"]]
     outs = list(all_dims[0])
     for dims in all_dims[1:]:
@@ -526,6 +545,7 @@ def _stacked(flow: Flow, given: Given) -> Dims:
 
 
 def _split_sizes(flow: Flow, given: Given) -> list[Dims]:
+    """Each part has its own channels, and keeps at least one."""
     dims = flow.dims(given["self"])
     axis = _axis(given["dim"], len(dims))
     entry, at, parts = dims[axis], 0, []
@@ -548,6 +568,7 @@ def _narrower_split(cut: Cut, given: Given) -> dict[str, Any]:
 
 
 def _unbound(flow: Flow, given: Given) -> list[Dims]:
+    """The dimension that is taken apart stays; the others keep their channels."""
     dims = flow.dims(given["self"])
     axis = _axis(given["dim"], len(dims))
     flow.plain(dims[axis])
@@ -562,6 +583,7 @@ def _bounds(given: Given, size: int) -> tuple[int, int]:
 
 
 def _sliced(flow: Flow, given: Given) -> Dims:
+    """A part of the channels; it keeps at least one. With steps all of them stay."""
     dims, shape = flow.dims(given["self"]), flow.shape(given["self"])
     axis = _axis(given["dim"], len(dims))
     entry = dims[axis]
@@ -592,6 +614,7 @@ def _narrower_slice(cut: Cut, given: Given) -> dict[str, Any]:
 
 
 def _selected(flow: Flow, given: Given) -> Dims:
+    """The dimension that is picked from stays; the others keep their channels."""
     dims = flow.dims(given["self"])
     axis = _axis(given["dim"], len(dims))
     flow.plain(dims[axis])
@@ -599,6 +622,7 @@ def _selected(flow: Flow, given: Given) -> Dims:
 
 
 def _indexed(flow: Flow, given: Given) -> Dims:
+    """Dimensions that are indexed stay; the others keep their channels."""
     dims, indices = flow.dims(given["self"]), given["indices"]
     used = [at for at, index in enumerate(indices) if index is not None]
     for at in used:
@@ -614,6 +638,7 @@ def _indexed(flow: Flow, given: Given) -> Dims:
 
 
 def _index_selected(flow: Flow, given: Given) -> Dims:
+    """The dimension that is indexed stays; the others keep their channels."""
     dims = flow.dims(given["self"])
     axis = _axis(given["dim"], len(dims))
     for entry in flow.dims(given["index"]):
@@ -634,6 +659,7 @@ def _moves_positions(name: str) -> Callable[[Flow, Given], Dims]:
 
 
 def _padded(flow: Flow, given: Given) -> Dims:
+    """Channels that are put in stay; those of the input can go."""
     dims, pads = flow.dims(given["self"]), given["pad"]
     for at in range(len(pads) // 2):
         axis = len(dims) - 1 - at
@@ -656,7 +682,7 @@ def _padded(flow: Flow, given: Given) -> Dims:
 
 
 def _reduced(flow: Flow, given: Given) -> Dims:
-    """Sums, means, norms over some dimensions."""
+    """Over the channels that stay; dimensions that are left keep theirs."""
     dims = flow.dims(given["self"])
     axes = _axes(given.get("dim"), len(dims))
     if given.get("keepdim"):
@@ -665,11 +691,13 @@ def _reduced(flow: Flow, given: Given) -> Dims:
 
 
 def _reduced_pair(flow: Flow, given: Given) -> list[Dims]:
+    """Two results, each a reduction over some dimensions."""
     dims = _reduced(flow, given)
     return [dims, list(dims)]
 
 
 def _softmax(flow: Flow, given: Given) -> Dims:
+    """Positions that are weighed against each other all stay."""
     dims = flow.dims(given["self"])
     axis = _axis(given["dim"], len(dims))
     dims[axis] = flow.plain(dims[axis])
@@ -677,6 +705,7 @@ def _softmax(flow: Flow, given: Given) -> Dims:
 
 
 def _pixel_shuffled(flow: Flow, given: Given) -> Dims:
+    """A channel of the result goes with all that make its pixels."""
     dims, factor = flow.dims(given["self"]), given["upscale_factor"]
     entry = dims[-3]
     if isinstance(entry, np.ndarray):
@@ -685,6 +714,7 @@ def _pixel_shuffled(flow: Flow, given: Given) -> Dims:
 
 
 def _pixel_unshuffled(flow: Flow, given: Given) -> Dims:
+    """All channels that a channel's pixels become go with it."""
     dims, factor = flow.dims(given["self"]), given["downscale_factor"]
     entry = dims[-3]
     if isinstance(entry, np.ndarray):
@@ -693,6 +723,7 @@ def _pixel_unshuffled(flow: Flow, given: Given) -> Dims:
 
 
 def _channel_shuffled(flow: Flow, given: Given) -> Dims:
+    """Channels at the same place of each group go together."""
     dims, groups = flow.dims(given["self"]), given["groups"]
     entry = dims[1]
     if isinstance(entry, np.ndarray):
@@ -701,7 +732,7 @@ def _channel_shuffled(flow: Flow, given: Given) -> Dims:
 
 
 def _patches(flow: Flow, given: Given) -> Dims:
-    """im2col: each channel stands for all positions of its kernel, in order."""
+    """A channel goes with all positions of its kernel, which stand for it in order."""
     dims = flow.dims(given["self"])
     entry = dims[1]
     for pixel in dims[2:]:
@@ -711,6 +742,7 @@ def _patches(flow: Flow, given: Given) -> Dims:
 
 
 def _from_patches(flow: Flow, given: Given) -> Dims:
+    """A channel goes with all positions of its kernel."""
     dims = flow.dims(given["self"])
     entry, inside = dims[1], int(np.prod(given["kernel_size"]))
     flow.plain(dims[2])
@@ -720,6 +752,7 @@ def _from_patches(flow: Flow, given: Given) -> Dims:
 
 
 def _windows(flow: Flow, given: Given) -> Dims:
+    """The dimension that windows slide over stays; the others keep their channels."""
     dims = flow.dims(given["self"])
     axis = _axis(given["dimension"], len(dims))
     dims[axis] = flow.plain(dims[axis])
@@ -736,6 +769,20 @@ def _part(flow: Flow, given: Given) -> Any:
     """One of several results."""
     source, at = given["0"], given["1"]
     return flow.of[source.name][at] if isinstance(source, Value) and flow.of[source.name] else []
+
+
+def _einsum(flow: Flow, given: Given) -> Dims:
+    """Dimensions of one letter go together; ellipses and diagonals stay."""
+    terms, _, result = given["equation"].replace(" ", "").partition("->")
+    operands = terms.split(",")
+    letters = "".join(operands)
+    if "." in letters or not result or any(len(set(term)) < len(term) for term in operands):
+        return _all_fixed(flow, given)
+    entries: dict[str, Entry] = {}
+    for term, ref in zip(operands, given["tensors"], strict=True):
+        for letter, entry in zip(term, flow.dims(ref), strict=True):
+            entries[letter] = flow.join(entries[letter], entry) if letter in entries else entry
+    return [entries[letter] for letter in result]
 
 
 def _all_plain(flow: Flow, given: Given) -> Any:
@@ -769,7 +816,7 @@ def _named(names: str) -> list[str]:
     return [name if "." in name else f"{name}.default" for name in names.split()]
 
 
-_MOVING = "einsum gather sort topk argmax tril triu grid_sampler slice_scatter select_scatter"
+_MOVING = "gather sort topk argmax tril triu grid_sampler slice_scatter select_scatter"
 _MAKING = "zeros ones full arange arange.start arange.start_step linspace empty.memory_format"
 _CONVOLUTIONS = [f"conv{n}d.{o}" for n in (1, 2, 3) for o in ("default", "padding")]
 _TRANSPOSED = ["conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input"]
@@ -790,6 +837,7 @@ RULES: Mapping[str, Rule] = {
     "bmm.default": Rule(_matmul("self", "mat2"), mixes=True),
     "addmm.default": Rule(_matmul("mat1", "mat2", "self"), mixes=True),
     "baddbmm.default": Rule(_matmul("batch1", "batch2", "self"), mixes=True),
+    "einsum.default": Rule(_einsum, mixes=True),
     "scaled_dot_product_attention.default": Rule(_attention, _same_scale, mixes=True),
     "batch_norm.default": Rule(_batch_norm),
     "instance_norm.default": Rule(_batch_norm),
