@@ -84,6 +84,20 @@ CASES = {
     "attention": (attention, 8, {"qkv": nn.Linear(8, 24), "proj": nn.Linear(8, 8)}),
     "not zero at zero": (lambda x, _: functional.elu(x) + 1, 8, {}),
     "interpolation": (lambda x, _: functional.interpolate(x, scale_factor=2.0, mode="bilinear"), 8, {}),
+    "images and channels as one": (
+        lambda x, _: x.reshape(-1, 64).softmax(1).view(x.shape[0], -1, 8, 8),
+        8,
+        {},
+    ),
+    "einsum": (
+        lambda x, _: torch.einsum(
+            "npq,ncq->ncp",
+            torch.einsum("ncp,ncq->npq", x.flatten(2), x.flatten(2)).softmax(-1),
+            x.flatten(2),
+        ).view(x.shape),
+        8,
+        {},
+    ),
     "in place": (lambda x, _: x.relu_().mul_(2).add_(1), 8, {}),
 }
 
