@@ -97,6 +97,7 @@ def compress(
         return
     from tersor.pipeline import run
     from tersor.pipeline.show import report
+    from tersor.pipeline.show.pruned import pruned_told
     from tersor.pipeline.stages.store import Store
 
     start = run.compress_together if torchrun_processes() else run.compress
@@ -106,6 +107,8 @@ def compress(
         print_json({"run": str(done.folder), "stages": stages})
     else:
         print_table(report.stage_table(stages))
+        for told in pruned_told(stages):
+            typer.echo(told)
         typer.echo(f"run: {done.folder}   next: {_next('deploy', recipe, overrides, data, runs)}")
 
 

@@ -14,6 +14,7 @@ from tersor.pipeline.show import manifest as summary
 from tersor.pipeline.show.html import template
 from tersor.pipeline.show.manifest import Json, at, entries
 from tersor.pipeline.show.picture import write_picture
+from tersor.pipeline.show.pruned import pruned_told
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -147,6 +148,7 @@ def _page(manifest: Json, stages: Sequence[Json], confusion: Mapping[str, Any] |
         "parity": list(_flat(at(manifest, "parity"))),
         "environment": list(_flat(at(manifest, "environment"))),
         "stages": [(stage, list(_flat(stage.get("details")))) for stage in stages],
+        "pruned": pruned_told(stages),
         "matrices": [(title, Markup(svg)) for title, svg in _matrices(confusion)],
         "per_class": list(_per_class(confusion)),
     }

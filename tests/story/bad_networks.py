@@ -33,6 +33,12 @@ NUMBER_IN_RESHAPE = PLAIN.replace(
     "torch.relu(self.second(self.conv(x))).view(-1, 2048)",
 )
 VALUES_DECIDE = "if x.sum() > 0:\n            x = -x\n        " + PLAIN
+DROPOUT_STAYS = PLAIN.replace("self.out(", "self.out(nn.functional.dropout(").replace("1))", "1), 0.5))")
+FROZEN = """
+
+def frozen(classes):
+    return Net(classes).requires_grad_(False)
+"""
 NO_SUCH_OPERATION = PLAIN.replace("torch.relu(", "torch.special.bessel_j0(")
 
 PRUNED = [*train(), {"stage": "structure", "sparsity": 0.5}]
@@ -163,6 +169,18 @@ CASES = [
         2,
         ("does not take these images", "NameError", "mine.py:net"),
         own_network("return self.out(nothing)"),
+    ),
+    Case(
+        "own network: dropout is never off",
+        2,
+        ("another output each time", "after layer 'out'", "mine.py:net", "training=self.training"),
+        own_network(DROPOUT_STAYS, stages=train()),
+    ),
+    Case(
+        "own network: every parameter is frozen",
+        2,
+        ("no parameter that can be trained", "frozen", "stage `train`", "mine.py:frozen"),
+        own_file((SMALL + FROZEN).format(forward=PLAIN), "frozen"),
     ),
     Case(
         "pruning a network with `if` on values",
