@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from tersor.errors import BadInput, TersorError
 from tersor.models.user_code import (
@@ -44,7 +46,7 @@ def build(
     keywords = offered(factory, input_shape, classes, arguments)
     check_call(factory, keywords, "the network's factory", definition)
     with beside(_file_of(definition)) if is_file_place(definition) else contextlib.nullcontext():
-        return called(factory, keywords, definition)
+        return shaped(called(factory, keywords, definition), input_shape, definition)
 
 
 def offered(
@@ -78,6 +80,30 @@ def called(factory: Factory, given: Mapping[str, Any], where: str) -> nn.Module:
             where=where,
         )
     return module
+
+
+def shaped(module: nn.Module, input_shape: tuple[int, int, int], where: str) -> nn.Module:
+    """The module with all its shapes: lazy layers get theirs from one image of zeros.
+
+    Raises:
+        BadInput: they do not take it.
+    """
+    if not any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        return module
+    was_training = module.training
+    try:
+        with torch.no_grad():
+            module.eval()(torch.zeros(1, *input_shape))
+    except Exception as error:
+        raise BadInput(
+            "the network's lazy layers cannot be given their shapes",
+            got=f"{type(error).__name__}: {error}",
+            wanted=f"a forward pass of one image of {input_shape[0]} channels, "
+            f"{input_shape[1]}x{input_shape[2]} pixels",
+            where=where,
+            todo="Name the shapes in the definition (nn.Conv2d in place of nn.LazyConv2d)",
+        ) from error
+    return module.train(was_training)
 
 
 def factory_of(definition: str) -> Factory:

@@ -3,6 +3,7 @@
 A pruned network is its definition plus narrower tensors; no width table is kept.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
@@ -37,8 +38,10 @@ def rebuild(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> nn.Module
         old = current.get(name)
         if old is not None and old.shape != tensor.shape:
             replaced[id(old)] = _replace(module, name, replaced.get(id(old), tensor))
+    state = OrderedDict(tensors)
+    state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # versions, that some layers ask for
     try:
-        module.load_state_dict(dict(tensors), strict=True)
+        module.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise BadInput("the tensors do not fit the network's definition", got=str(error)) from error
     return module.eval()

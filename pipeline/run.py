@@ -14,12 +14,15 @@ from typing import Any, Literal
 from tersor.errors import TersorError
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.files import digest_of
+from tersor.models.computed_weights import check_no_hooks, check_plain
 from tersor.models.network import Network
 from tersor.models.repeatable import check_repeatable
 from tersor.models.user_code import is_file_place, is_package_place
 from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.data.load import Data, data_of
-from tersor.pipeline.recipe.recipe import Recipe
+from tersor.pipeline.recipe.own_stage import Own
+from tersor.pipeline.recipe.recipe import Load, Recipe
+from tersor.pipeline.recipe.training import Training
 from tersor.pipeline.stages.environment import check_device, prepare_torch
 from tersor.pipeline.stages.identity import library_versions, stage_identity, stage_seed, versions
 from tersor.pipeline.stages.measure import measure, size_ledger
@@ -170,7 +173,9 @@ def checked_start(context: Context) -> Network:
     recipe = context.recipe
     start = fresh_network(recipe, context.data)
     if brought := is_file_place(recipe.model) or is_package_place(recipe.model):
+        check_no_hooks(start)
         check_repeatable(start)
+        _check_plain(start, recipe)
     for settings in recipe.stages:
         row_of(settings).rehearse(start, settings, context)
     if brought:
@@ -178,6 +183,15 @@ def checked_start(context: Context) -> Network:
         with TemporaryDirectory() as folder:
             export_onnx(start, Path(folder) / ONNX)
     return start
+
+
+def _check_plain(start: Network, recipe: Recipe) -> None:
+    """Weights that are computed can be trained, and changed only once they were folded."""
+    for settings in recipe.stages:
+        if getattr(settings, "fold_parametrizations", False):
+            return
+        if not isinstance(settings, Training | Load | Own):
+            check_plain(start, settings.name)
 
 
 def steps(recipe: Recipe) -> list[tuple[str, float]]:

@@ -84,6 +84,9 @@ class Structure(StageSettings):
         0.95, description="largest fraction removed of one layer, for global and search"
     )
     allow_less: bool = Field(False, description="accept less than half of the channels that were asked for")
+    fold_parametrizations: bool = Field(
+        False, description="make weights that are computed (weight norm) plain tensors; the graph takes over"
+    )
     reestimate_batch_norm: bool = True
 
     @model_validator(mode="before")

@@ -4,6 +4,7 @@ Export runs Python once, so conditions on shapes, subclasses and functional laye
 parameters keep their names.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,10 @@ _LIGHT = (
 )
 LIGHT = frozenset(_LIGHT.split())
 """What parameters may pass on their way to an input; what mixes their channels is computed once and kept."""
+
+
+PARAMETRIZED = re.compile(r"parametrizations\.(\w+)\.original\d*$")
+"""What torch calls a tensor that a parametrization computes another from, and that other's name."""
 
 
 @dataclass(frozen=True)
@@ -383,6 +388,7 @@ def _under_their_names(
     that."""
     read = set(program.tensors())
     names = {new: next(iter(old)) for new, old in made_of.items() if len(old) == 1 and not old & read}
+    names = {new: PARAMETRIZED.sub(r"\1", old) for new, old in names.items()}
     if len(set(names.values())) < len(names):
         return program, tensors, shapes, frozenset(made_of)
     for new, old in names.items():

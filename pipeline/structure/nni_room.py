@@ -206,18 +206,22 @@ def speed_up(
         BadInput: ModelSpeedup cannot handle a layer (named, with the remedy).
         Unavailable: no space for the temporary file that ModelSpeedup writes.
     """
-    masks = {name: _expand(module.get_submodule(name), keep) for name, keep in kept.items()}
-    with _quiet():
+    layers = dict(module.named_modules())
+    if strangers := [name for name in kept if not hasattr(layers.get(name), "weight")]:
+        raise BadInput("NNI masks layers, and a weight is none", got=strangers[0], where="ModelSpeedup")
+    masks = {name: _expand(layers[name], keep) for name, keep in kept.items()}
+    with _quiet(), contextlib.redirect_stderr(io.StringIO()):  # torch prints tracebacks of what fails
         from nni.compression.speedup import ModelSpeedup
 
         target = copy.deepcopy(module)
         # It holds all activations and gradients of so many images. Large maps show with 4 that a channel
         # lives; with its own 8 ResNet-50 at 224 px takes 6 GiB.
         trial = 8 if example.shape[-2] * example.shape[-1] <= 128 * 128 else 4
-        rebuilder = ModelSpeedup(
-            target, example, masks, batch_size=trial, graph_module=trace(target), logger=_quiet_logger()
-        )
+        traced = trace(target)
         try:
+            rebuilder = ModelSpeedup(
+                target, example, masks, batch_size=trial, graph_module=traced, logger=_quiet_logger()
+            )
             rebuilt = rebuilder.speedup_model()
         except Exception as error:
             if (reason := _no_space(error)) is not None:
@@ -249,7 +253,7 @@ def _no_space(error: BaseException | None) -> str | None:
 
 def _expand(layer: nn.Module, keep: torch.Tensor) -> dict[str, torch.Tensor]:
     """NNI's mask of a layer: 0 and 1, of the shape of weight and bias."""
-    weight, bias = layer.weight, layer.bias
+    weight, bias = layer.weight, getattr(layer, "bias", None)
     mask = keep.float().reshape(-1, *[1] * (weight.dim() - 1)).expand_as(weight).clone()  # type: ignore
     return {"weight": mask} | ({"bias": keep.float()} if bias is not None else {})
 

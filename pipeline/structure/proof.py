@@ -8,7 +8,7 @@ float64, so that the only differences left are mistakes.
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,17 +27,35 @@ PROOF_BOUND = 1e-5
 """Largest |masked - rebuilt| of any output that is accepted, as a fraction of the largest output."""
 
 
+class Proof(NamedTuple):
+    """How far a rebuilt network is from the masked one.
+
+    difference: largest |masked - rebuilt| of an output.
+    gap: largest |conv-only mask - rebuilt|.
+    relative: largest |masked - rebuilt| over the largest output.
+    """
+
+    difference: float
+    gap: float
+    relative: float
+
+    def told(self) -> dict[str, float]:
+        """As the details of the stage."""
+        return {
+            "masked_max_abs_diff": self.difference,
+            "masked_max_rel_diff": self.relative,
+            "conv_mask_max_abs_diff": self.gap,
+        }
+
+
 def prove(
     module: nn.Module, rebuilt: nn.Module, coupling: Coupling, removed: np.ndarray, images: torch.Tensor
-) -> tuple[float, float]:
+) -> Proof:
     """Compare masked and rebuilt network on images (N, C, H, W), in float64.
 
     Args:
         module: the network before, at full width, with the weights that `rebuilt` was cut from.
         coupling: of this network; its captured program says what is computed.
-
-    Returns:
-        (largest |masked - rebuilt| of an output, largest |conv-only mask - rebuilt|).
 
     Raises:
         TersorError: the first exceeds PROOF_BOUND of the largest output, or the captured program is not
@@ -60,7 +78,7 @@ def prove(
             where="stage `structure`, after the rebuild",
             todo="Exclude layers with `exclude` until it holds, and report the network",
         )
-    return difference, gap
+    return Proof(difference, gap, relative)
 
 
 def check_captured(module: nn.Module, coupling: Coupling, images: torch.Tensor) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tersor.errors import BadInput, ClaimBroken, TersorError
+from tersor.models.computed_weights import plain
 from tersor.models.network import Network
 from tersor.models.program import build
 from tersor.pipeline.accuracy.evaluate import Images, reestimate_batch_norm
@@ -234,7 +235,9 @@ def rebuilt_network(
         BadInput, TersorError: no way gives a network that computes what the masked one does.
     """
     why = None
-    if settings.rebuild != "own":
+    if not plain(network):
+        why = "a parametrization computes weights"
+    elif settings.rebuild != "own":
         try:
             why = nni_room.distrusted(module, trace(module)) if settings.rebuild == "auto" else None
             if why is None:
@@ -245,19 +248,20 @@ def rebuilt_network(
             why = f"{error.what}: {error.got}" if error.got else str(error)
     not_by_nni = {"not_by_nni": why} if why else {}
     try:
+        if not plain(network):
+            raise BadInput("the weights are folded", got="they are plain tensors of the graph")
         rebuilt = network.with_tensors(narrowed(module, coupling, removed), forms={})
         check_runs(rebuilt.module(), inputs[:2])
-        difference, gap = prove(module, rebuilt.module(), coupling, removed, inputs)
+        proof = prove(module, rebuilt.module(), coupling, removed, inputs)
         by = "tersor"
     except TersorError as error:  # sizes are written into its Python: the graph takes its place
         if not coupling.captured.any_batch or coupling.captured.unknown:
             raise
         rebuilt = network.with_program(*narrowed_program(coupling, tensors_of(module, coupling), removed))
-        difference, gap = prove(module, rebuilt.module(), coupling, removed, inputs)
+        proof = prove(module, rebuilt.module(), coupling, removed, inputs)
         by = "tersor, as a graph"
         not_by_nni["not_as_module"] = f"{error.what}: {error.got}"
-    details = {"rebuilt_by": by, "masked_max_abs_diff": difference, "conv_mask_max_abs_diff": gap}
-    return rebuilt, details | not_by_nni
+    return rebuilt, {"rebuilt_by": by, **proof.told(), **not_by_nni}
 
 
 def _by_nni(
@@ -268,12 +272,8 @@ def _by_nni(
     rebuilt = network.with_tensors(nni_room.speed_up(module, images[:2], keep_masks), forms={})
     check_widths(rebuilt, keep_masks)
     check_runs(rebuilt.module(), images[:2])
-    difference, gap = prove(module, rebuilt.module(), coupling, removed, images)
-    return rebuilt, {
-        "rebuilt_by": "nni",
-        "masked_max_abs_diff": difference,
-        "conv_mask_max_abs_diff": gap,
-    }
+    proof = prove(module, rebuilt.module(), coupling, removed, images)
+    return rebuilt, {"rebuilt_by": "nni", **proof.told()}
 
 
 def report(
@@ -288,6 +288,7 @@ def report(
         keep = coupling.keep(name, removed)
         widths[name] = [len(keep), int(keep.sum())]
     asked = {n for n in candidates_of(coupling, settings) if not _gives_the_outputs(coupling, n)}
+    asked = {n for n in asked if len(coupling.outputs[n]) > 1}  # of one channel none can go
     asked = asked & chosen_of(coupling, settings) | set(widths)
     sizes = {name: len(coupling.outputs[name]) for name in asked}
     gone = sum(before - after for before, after in widths.values())

@@ -115,6 +115,9 @@ class KeepGrid(nn.Module):
         return weight
 
 
+KEEPERS = (KeepZeros, KeepShared, KeepGrid, LearnGrid)
+
+
 def constrain(
     module: nn.Module, network: Network, *, but: Collection[str] = (), learn_scales: bool = False
 ) -> list[str]:
@@ -152,7 +155,8 @@ def constrain(
 
 
 def bake(module: nn.Module) -> None:
-    """Turn all constraints back into plain tensors, in place."""
+    """Turn all constraints back into plain tensors, in place; parametrizations of the user's stay."""
     for layer in list(module.modules()):
-        if parametrize.is_parametrized(layer, "weight"):
+        held = getattr(layer, "parametrizations", None)
+        if held is not None and "weight" in held and isinstance(held["weight"][0], KEEPERS):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)

@@ -155,7 +155,7 @@ def _free_weights(module: nn.Module, network: Network) -> dict[str, Tensor]:
     weights = {}
     for layer_name, layer in module.named_modules():
         name = f"{layer_name}.weight"
-        if is_weight(layer) and network.form(name).kind == "dense":
+        if is_weight(layer) and name in network.tensors and network.form(name).kind == "dense":
             parametrizations = getattr(layer, "parametrizations", None)
             weights[name] = parametrizations.weight.original if parametrizations is not None else layer.weight
     return weights
