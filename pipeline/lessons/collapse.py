@@ -185,7 +185,7 @@ def _proof(
     rebuilt = rebuild(network, wired, way, neuron, order)
     try:
         removed = wired.sets([neuron])
-        difference = prove(network.module(), rebuilt.module(), wired.coupling, removed, inputs)[0]
+        difference = prove(network.module(), rebuilt.module(), wired.coupling, removed, inputs).difference
     except TersorError as error:
         return False, str(error.got)
     return True, f"a logit that differs by {difference:.3g}"

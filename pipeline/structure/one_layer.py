@@ -119,4 +119,4 @@ def proof(network: Network, wired: Wiring, channels: Sequence[int], inputs: Tens
         TersorError: it exceeds 1e-5: the rebuilt network is wrong.
     """
     rebuilt = remove_channels(network, wired, channels)
-    return prove(network.module(), rebuilt.module(), wired.coupling, wired.sets(channels), inputs)[0]
+    return prove(network.module(), rebuilt.module(), wired.coupling, wired.sets(channels), inputs).difference

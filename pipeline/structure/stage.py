@@ -358,4 +358,4 @@ def _gives_the_outputs(coupling: Coupling, layer: str) -> bool:
 
 def _why_kept(coupling: Coupling, layer: str) -> str:
     reasons = [coupling.fixed[s] for s in coupling.outputs[layer].tolist() if s in coupling.fixed]
-    return reasons[0] if reasons else "its channels go with those of a layer that was not chosen"
+    return reasons[0] if reasons else "its channels go with those of layers that keep theirs"

@@ -130,21 +130,59 @@ def kept_width(width: int, sparsity: float, align: int | None) -> int:
 def choose(spaces: list[Space], counts: Iterable[int], scores: Scores, coupling: Coupling) -> np.ndarray:
     """The `counts` least important sets of each space, int64, sorted; no layer loses all its channels.
 
-    Sets of a space that touch the same layers are ranked among themselves and lose the same fraction, so that
-    every layer of a concatenation loses its share.
+    Every layer of a space loses the same fraction of its sets: of a concatenation each part, of an attention
+    queries and values. What is compared is a set's importance over the mean of those that touch the same
+    layers, so that one of many channels does not outweigh one of few.
     """
     removed: list[int] = []
     left = _Left(coupling)
     for space, quota in zip(spaces, counts, strict=True):
-        importance = importances(space, scores, coupling)
-        classes = _classes(space, coupling)
-        for members, share in zip(classes, _shares([len(c) for c in classes], quota), strict=True):
-            taken = 0
-            for at in members[np.argsort(importance[members], kind="stable")]:
-                if taken < share and left.take(int(space.sets[at])):
-                    removed.append(int(space.sets[at]))
-                    taken += 1
+        importance = _relative(importances(space, scores, coupling), _classes(space, coupling))
+        removed += [int(space.sets[at]) for at in _chosen(space, quota, importance, coupling, left)]
     return np.array(sorted(removed), np.int64)
+
+
+def _chosen(space: Space, quota: int, importance: np.ndarray, coupling: Coupling, left: "_Left") -> set[int]:
+    """Positions in `space.sets`, `quota` if so many can go."""
+    taken: set[int] = set()
+    fraction = quota / len(space.sets)
+    units = sorted(_units(space, coupling), key=len)  # what few sets make up is served first
+
+    def take(at: int) -> bool:
+        """Let a set go, if something is left of all that it is part of."""
+        if at in taken or not left.take(int(space.sets[at])):
+            return False
+        taken.add(at)
+        return True
+
+    for members in units:
+        need = int(fraction * len(members) + 1e-9) - len(taken & set(members.tolist()))
+        for at in members[np.argsort(importance[members], kind="stable")].tolist():
+            need -= need > 0 and take(at)
+    most = [(set(members.tolist()), int(np.ceil(fraction * len(members)))) for members in units]
+    for at in np.argsort(importance, kind="stable").tolist():  # what rounding left over
+        if len(taken) < quota and all(len(taken & unit) < limit for unit, limit in most if at in unit):
+            take(at)
+    return taken
+
+
+def _units(space: Space, coupling: Coupling) -> list[np.ndarray]:
+    """Positions in `space.sets` of the sets of each layer, those of as many channels together."""
+    units = []
+    for name in space.layers:
+        found, sizes = np.unique(coupling.outputs[name], return_counts=True)
+        places = np.searchsorted(space.sets, found)
+        inside = (places < len(space.sets)) & (space.sets[np.minimum(places, len(space.sets) - 1)] == found)
+        units += [places[inside & (sizes == size)] for size in np.unique(sizes[inside])]
+    return units
+
+
+def _relative(importance: np.ndarray, classes: list[np.ndarray]) -> np.ndarray:
+    """Importance over the mean of its class."""
+    relative = importance.copy()
+    for members in classes:
+        relative[members] /= importance[members].mean() or 1.0
+    return relative
 
 
 class _Left:
@@ -169,27 +207,16 @@ class _Left:
 
 
 def _classes(space: Space, coupling: Coupling) -> list[np.ndarray]:
-    """Positions in `space.sets` of the sets that touch the same layers."""
-    touches: dict[int, list[str]] = {int(s): [] for s in space.sets}
+    """Positions in `space.sets` of the sets that touch the same layers with as many channels."""
+    touches: dict[int, list[tuple[str, int]]] = {int(s): [] for s in space.sets}
     for name in space.layers:
-        for member in np.unique(coupling.outputs[name]).tolist():
-            if member in touches:
-                touches[member].append(name)
-    classes: dict[tuple[str, ...], list[int]] = {}
+        for member, size in zip(*np.unique(coupling.outputs[name], return_counts=True), strict=True):
+            if int(member) in touches:
+                touches[int(member)].append((name, int(size)))
+    classes: dict[tuple[tuple[str, int], ...], list[int]] = {}
     for at, member in enumerate(space.sets.tolist()):
         classes.setdefault(tuple(touches[member]), []).append(at)
     return [np.array(members, np.int64) for members in classes.values()]
-
-
-def _shares(sizes: list[int], quota: int) -> list[int]:
-    """`quota` shared out in proportion to sizes, the largest remainders first."""
-    whole = sum(sizes)
-    exact = [quota * size / whole for size in sizes]
-    shares = [int(e + 1e-9) for e in exact]
-    order = sorted(range(len(sizes)), key=lambda at: (shares[at] - exact[at], at))
-    for at in order[: quota - sum(shares)]:
-        shares[at] += 1
-    return shares
 
 
 def importances(space: Space, scores: Scores, coupling: Coupling) -> np.ndarray:
@@ -216,6 +243,9 @@ def _space(coupling: Coupling, names: list[str]) -> Space:
     # Of the layers with the most free sets (a concatenation has those of all it joins) the narrowest.
     narrowest = min(names, key=lambda name: (-len(coupling.free(name)), len(coupling.outputs[name])))
     sets = coupling.outputs[narrowest]
+    sizes = np.unique(sets[np.isin(sets, free)], return_counts=True)[1]
+    if len(np.unique(sizes)) > 1:  # queries and keys beside values: counted in sets
+        return Space(tuple(names), free, len(free), 1)
     per_set = max(1, len(sets) // len(np.unique(sets)))
     return Space(tuple(names), free, max(len(sets), len(free) * per_set), per_set)
 
@@ -250,9 +280,7 @@ def _global_sparsities(
 ) -> list[float]:
     relative = []
     for at, space in enumerate(spaces):
-        importance = importances(space, scores, coupling)
-        for members in _classes(space, coupling):
-            importance[members] /= importance[members].mean() or 1.0
+        importance = _relative(importances(space, scores, coupling), _classes(space, coupling))
         first = int(np.ceil(settings.max_cut * len(importance)))  # the rest of a space always stays
         relative += [(value, at) for value in np.sort(importance)[:first]]
     relative.sort()

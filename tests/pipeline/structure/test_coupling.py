@@ -158,7 +158,7 @@ def halved(kind: type[nn.Module]) -> tuple[dict[str, list[int]], float]:
     tensors = narrowed(module, coupling, removed)
     small = rebuild(kind(), tensors)
     check_runs(small, EXAMPLE)
-    difference, _ = prove(module, small, coupling, removed, torch.randn(4, 3, 8, 8))
+    difference = prove(module, small, coupling, removed, torch.randn(4, 3, 8, 8)).difference
     layers = coupling.layers()
     return {n: [len(coupling.outputs[n]), int(coupling.keep(n, removed).sum())] for n in layers}, difference
 
@@ -253,7 +253,7 @@ def test_a_shuffle_with_its_sizes_written_in_lives_on_as_a_program() -> None:
     program, tensors = narrowed_program(coupling, tensors_of(module, coupling), removed)
     small = build(program, tensors)
     assert small.get_parameter("stem.0.weight").shape[0] == 4
-    assert prove(module, small, coupling, removed, torch.randn(4, 3, 8, 8))[0] <= 1e-12
+    assert prove(module, small, coupling, removed, torch.randn(4, 3, 8, 8)).difference <= 1e-12
 
 
 class Sorted(Base):
@@ -370,4 +370,60 @@ def test_what_gives_more_than_zero_for_zero_loses_channels_too(function) -> None
     removed = coupling.free("stem.0")[:4]
     small = rebuild(copy.deepcopy(module), narrowed(module, coupling, removed))
     assert small.out.weight.shape == (4, 4, 1, 1)
-    assert prove(module, small, coupling, removed, torch.randn(4, 3, 8, 8))[0] <= 1e-12
+    assert prove(module, small, coupling, removed, torch.randn(4, 3, 8, 8)).difference <= 1e-12
+
+
+class Attention(Base):
+    """Queries and keys of two channels a head, values of eight, in one layer (LeViT)."""
+
+    def __init__(self) -> None:
+        super().__init__(16)
+        self.qkv = nn.Linear(8, 2 * (2 + 2 + 8))
+        self.proj = nn.Linear(16, 16)
+
+    def middle(self, x: Tensor) -> Tensor:
+        """Two heads over the pixels."""
+        n, _, h, w = x.shape
+        qkv = self.qkv(x.flatten(2).transpose(1, 2)).view(n, h * w, 2, 12)
+        q, k, v = (part.transpose(1, 2) for part in qkv.split([2, 2, 8], 3))
+        mixed = (q @ k.transpose(2, 3)).softmax(-1) @ v
+        mixed = self.proj(mixed.transpose(1, 2).reshape(n, h * w, 16))
+        return mixed.transpose(1, 2).reshape(n, 16, h, w)
+
+
+def test_queries_and_values_of_one_layer_each_lose_half() -> None:
+    module = Attention().eval()
+    coupling = couple(module, EXAMPLE)
+    settings = Structure(stage="structure", sparsity=0.5, linear=True)
+    spaces = spaces_to_prune(module, coupling, settings)
+    rng = np.random.default_rng(0)
+    scores = {name: rng.random(len(coupling.outputs[name])) for space in spaces for name in space.layers}
+    scores["qkv"] = np.tile([9.0] * 4 + [1.0] * 8, 2)  # by importance alone all that goes were values
+    removed = choose(spaces, removals(spaces, scores, coupling, settings), scores, coupling)
+    kept = coupling.keep("qkv", removed).reshape(2, 12)
+    assert kept[:, :2].sum() == kept[:, 2:4].sum() == 2
+    assert kept[:, 4:].sum() == 8
+
+
+def test_layers_that_share_some_sets_each_lose_half() -> None:
+    """As ShuffleNet's: a later shuffle ties channels that an earlier layer has apart."""
+
+    class Shuffled(Base):
+        """Two layers; the second's channels are tied in pairs."""
+
+        def __init__(self) -> None:
+            super().__init__(16)
+            self.a, self.b = nn.Conv2d(8, 16, 1), nn.Conv2d(16, 16, 1)
+
+        def middle(self, x: Tensor) -> Tensor:
+            """A sum with a shuffled copy."""
+            y = self.a(x)
+            return self.b(y) + torch.cat([y[:, :8], y[:, :8]], 1)
+
+    module = Shuffled().eval()
+    coupling = couple(module, EXAMPLE)
+    settings = Structure(stage="structure", sparsity=0.5)
+    spaces = spaces_to_prune(module, coupling, settings)
+    scores = {n: np.arange(len(coupling.outputs[n]), dtype=float) + 1 for s in spaces for n in s.layers}
+    removed = choose(spaces, removals(spaces, scores, coupling, settings), scores, coupling)
+    assert [int(coupling.keep(name, removed).sum()) for name in ("a", "b")] == [8, 8]
