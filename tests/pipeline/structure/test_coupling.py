@@ -398,7 +398,7 @@ def test_queries_and_values_of_one_layer_each_lose_half() -> None:
     spaces = spaces_to_prune(module, coupling, settings)
     rng = np.random.default_rng(0)
     scores = {name: rng.random(len(coupling.outputs[name])) for space in spaces for name in space.layers}
-    scores["qkv"] = np.tile([9.0] * 4 + [1.0] * 8, 2)  # by importance alone all that goes were values
+    scores["qkv"] = np.tile([1, 1.2, 1, 1.2, *[1] * 7, 9], 2)  # by importance alone only values went
     removed = choose(spaces, removals(spaces, scores, coupling, settings), scores, coupling)
     kept = coupling.keep("qkv", removed).reshape(2, 12)
     assert kept[:, :2].sum() == kept[:, 2:4].sum() == 2
@@ -424,6 +424,7 @@ def test_layers_that_share_some_sets_each_lose_half() -> None:
     coupling = couple(module, EXAMPLE)
     settings = Structure(stage="structure", sparsity=0.5)
     spaces = spaces_to_prune(module, coupling, settings)
-    scores = {n: np.arange(len(coupling.outputs[n]), dtype=float) + 1 for s in spaces for n in s.layers}
+    scores = {name: np.ones(len(coupling.outputs[name])) for space in spaces for name in space.layers}
+    scores["a"] = np.array([1.0] * 7 + [50.0] + [10.0] * 8)  # by importance alone nearly all of b went
     removed = choose(spaces, removals(spaces, scores, coupling, settings), scores, coupling)
     assert [int(coupling.keep(name, removed).sum()) for name in ("a", "b")] == [8, 8]
