@@ -148,9 +148,12 @@ def _chosen(space: Space, quota: int, importance: np.ndarray, coupling: Coupling
     fraction = quota / len(space.sets)
     units = sorted(_units(space, coupling), key=len)  # what few sets make up is served first
 
+    most = [(set(members.tolist()), int(np.ceil(fraction * len(members)))) for members in units]
+
     def take(at: int) -> bool:
-        """Let a set go, if something is left of all that it is part of."""
-        if at in taken or not left.take(int(space.sets[at])):
+        """Let a set go, if something is left of all that it is part of, and no layer loses too much."""
+        full = any(at in unit and len(taken & unit) >= limit for unit, limit in most)
+        if at in taken or full or not left.take(int(space.sets[at])):
             return False
         taken.add(at)
         return True
@@ -159,9 +162,8 @@ def _chosen(space: Space, quota: int, importance: np.ndarray, coupling: Coupling
         need = int(fraction * len(members) + 1e-9) - len(taken & set(members.tolist()))
         for at in members[np.argsort(importance[members], kind="stable")].tolist():
             need -= need > 0 and take(at)
-    most = [(set(members.tolist()), int(np.ceil(fraction * len(members)))) for members in units]
     for at in np.argsort(importance, kind="stable").tolist():  # what rounding left over
-        if len(taken) < quota and all(len(taken & unit) < limit for unit, limit in most if at in unit):
+        if len(taken) < quota:
             take(at)
     return taken
 
