@@ -121,12 +121,14 @@ class Program:
 
     inputs: names of the inputs; steps; output: Values, in tuples, lists and dicts as forward returns them.
     buffers: names of the tensors that do not train.
+    frozen: names of parameters that the user froze (requires_grad is False).
     """
 
     inputs: tuple[str, ...]
     steps: tuple[Step, ...]
     output: Any
     buffers: frozenset[str] = field(default_factory=frozenset)
+    frozen: frozenset[str] = field(default_factory=frozenset)
 
     def tensors(self) -> list[str]:
         """Names of the tensors that it reads, in the order of their first use."""
@@ -151,6 +153,7 @@ class Program:
             "steps": steps,
             "output": _encoded(self.output),
             "buffers": sorted(self.buffers),
+            **({"frozen": sorted(self.frozen)} if self.frozen else {}),
         }
 
     @staticmethod
@@ -167,7 +170,8 @@ class Program:
         for step in steps:
             if step.operator not in OPERATORS and step.operator not in PYTHON:
                 raise ValueError(f"operator {step.operator!r} is not one that a network may call")
-        return Program(tuple(raw["inputs"]), steps, _decoded(raw["output"]), frozenset(raw["buffers"]))
+        named = (frozenset(raw.get(key, ())) for key in ("buffers", "frozen"))
+        return Program(tuple(raw["inputs"]), steps, _decoded(raw["output"]), *named)
 
 
 def target_of(operator_name: str) -> Any:
@@ -275,6 +279,9 @@ def build(program: Program, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
     graph.output(mapped(program.output, node_of))
     module = fx.GraphModule(root, graph)
     module.load_state_dict(dict(tensors), strict=False)
+    for name, parameter in module.named_parameters():
+        if name in program.frozen:
+            parameter.requires_grad_(False)
     return module.eval()
 
 

@@ -270,8 +270,19 @@ def rehearse_patterns(
 
 
 def rehearse_training(fresh: Network, settings: Training, _context: Context) -> None:
-    """Look whether there is anything to train, and whether the ramp's patterns of layers match any."""
-    if not any(parameter.requires_grad for parameter in fresh.module().parameters()):
+    """Look whether there is anything to train, what training sees, and whether the ramp's patterns match."""
+    module = fresh.module().train()
+    with torch.no_grad():
+        given = module(torch.zeros(2, *fresh.input_shape))
+    if not isinstance(given, torch.Tensor):
+        raise BadInput(
+            "the network gives something else in training than in evaluation",
+            got=f"a {type(given).__name__}, where evaluation gives logits",
+            wanted="one tensor of logits (images, classes)",
+            where=f"network {fresh.definition!r}, stage `{settings.name}`",
+            todo="Build it without outputs that only training has (aux_logits=False and its like)",
+        )
+    if not any(parameter.requires_grad for parameter in module.parameters()):
         raise BadInput(
             "the network has no parameter that can be trained",
             got="all of them frozen (requires_grad is False), or none at all",

@@ -6,7 +6,7 @@ parameters keep their names.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -112,6 +112,15 @@ def _exported(module: nn.Module, example: torch.Tensor) -> tuple[Any, bool]:
         return torch.export.export(module, args, strict=False), False
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        scripted = [n for n, m in module.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+        if scripted:
+            raise BadInput(
+                "channels cannot be pruned: a part of the network is TorchScript",
+                got=f"{scripted[0]!r}, compiled by torch.jit",
+                wanted="modules of Python, whose operators can be seen",
+                where=f"{type(module).__name__}.forward",
+                todo="Build the part without torch.jit.script, or leave out the structure stage",
+            ) from error
         raise BadInput(
             "channels cannot be pruned: the network's forward pass cannot be exported",
             got=f"{type(error).__name__}: {first[:300]}",
@@ -134,6 +143,7 @@ class _Converter:
         self.tensors: dict[str, torch.Tensor] = {}
         self.aliases: dict[str, str] = {}
         self.buffers: set[str] = set()
+        self.frozen: set[str] = set()
         self.inputs: list[str] = []
 
     def result(self) -> Captured:
@@ -153,6 +163,7 @@ class _Converter:
             Program(tuple(self.inputs), tuple(self.steps), output, frozenset(self.buffers))
         )
         program, self.tensors, self.shapes, computed = _baked(program, self.tensors, self.shapes)
+        program = replace(program, frozen=frozenset(self.frozen.intersection(program.tensors())))
         return Captured(
             program,
             {name: self.tensors[name] for name in program.tensors()},
@@ -191,6 +202,8 @@ class _Converter:
             self.shapes[target] = tuple(tensor.shape)
             if kind != "PARAMETER":
                 self.buffers.add(target)
+            elif not tensor.requires_grad:
+                self.frozen.add(target)
         for node in self.exported.graph.nodes:
             if node.op == "placeholder" and node.name in self.inputs:
                 self.shapes[node.name] = _shape(node.meta["val"])

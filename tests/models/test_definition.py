@@ -1,11 +1,13 @@
 """Definitions: the zoo by name, a user's factory by file; every way to get it wrong has its message."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from tersor.errors import BadInput
+from tersor.errors import BadInput, Unavailable
 from tersor.models import definition
 from tersor.models.user_code import imported_files
 
@@ -152,3 +154,43 @@ def test_a_file_without_helpers_is_identified_by_its_bytes(source: Path) -> None
 def test_an_installed_library_is_no_helper(source: Path) -> None:
     source.write_text("import numpy, json, torchvision.models\n" + GOOD)
     assert imported_files(source) == []
+
+
+def test_lazy_layers_take_their_shapes_from_one_image(tmp_path: Path) -> None:
+    path = tmp_path / "lazy.py"
+    path.write_text(
+        "from torch import nn\n\ndef net(classes):\n"
+        "    return nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(classes))\n"
+        "def narrow(classes):\n    return nn.Sequential(nn.LazyConv2d(4, 9), nn.LazyLinear(classes))\n"
+    )
+    module = definition.build(f"{path}:net", (1, 4, 4), 3, {})
+    assert module[0].weight.shape == (4, 1, 3, 3)
+    assert module.training
+    with pytest.raises(BadInput, match="lazy layers cannot be given their shapes"):
+        definition.build(f"{path}:narrow", (1, 4, 4), 3, {})
+
+
+@pytest.mark.parametrize("name", ["torchvision:mnasnet0_5", "timm:lcnet_035"])
+def test_networks_of_packages_are_built_by_their_names_there(name: str) -> None:
+    module = definition.build(name, (3, 64, 64), 7, {}).eval()
+    assert module(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("torchvision:resnet81", {}, "no classification network called 'resnet81'.*'torchvision:resnet18'"),
+        ("timm:resnet188", {}, "timm has no classification network.*Did you mean 'timm:resnet18"),
+        ("torchvision:resnet18", {"weights": "DEFAULT"}, "not built with weights that are downloaded"),
+        ("timm:lcnet_035", {"pretrained": True}, "not built with weights that are downloaded"),
+    ],
+)
+def test_wrong_names_and_downloads_of_packages_are_told(name: str, arguments: dict, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        definition.build(name, (3, 64, 64), 7, arguments)
+
+
+def test_without_timm_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(Unavailable, match=r"timm is not installed.*tersor\[timm\]"):
+        definition.build("timm:resnet18", (3, 64, 64), 7, {})

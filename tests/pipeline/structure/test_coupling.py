@@ -428,3 +428,20 @@ def test_layers_that_share_some_sets_each_lose_half() -> None:
     scores["a"] = np.array([1.0] * 7 + [50.0] + [10.0] * 8)  # by importance alone nearly all of b went
     removed = choose(spaces, removals(spaces, scores, coupling, settings), scores, coupling)
     assert [int(coupling.keep(name, removed).sum()) for name in ("a", "b")] == [8, 8]
+
+
+def test_what_the_user_froze_stays_frozen_also_as_a_graph() -> None:
+    module = Base()
+    module.stem[0].weight.requires_grad_(False)
+    coupling = couple(module.eval(), EXAMPLE)
+    removed = coupling.free("stem.0")[:4]
+    program, tensors = narrowed_program(coupling, tensors_of(module, coupling), removed)
+    small = build(type(program).from_json(program.to_json()), tensors)
+    assert [name for name, p in small.named_parameters() if not p.requires_grad] == ["stem.0.weight"]
+
+
+def test_a_scripted_part_is_told() -> None:
+    module = Base()
+    module.stem = torch.jit.script(module.stem)
+    with pytest.raises(BadInput, match="part of the network is TorchScript.*'stem'"):
+        couple(module.eval(), EXAMPLE)
