@@ -31,6 +31,7 @@ from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.recipe.structure import Structure
 from tersor.pipeline.show.markdown import markdown_table
 from tersor.pipeline.structure.coupling import couple
+from tersor.pipeline.structure.proof import randomised
 from tersor.pipeline.structure.stage import prune_channels
 
 _TORCHVISION = """
@@ -148,19 +149,6 @@ def random_network(name: str, pixels: int) -> Network:
     definition = name.split()[0] if name in OWN else name
     net = networks.create(definition, arguments, shape, classes, plain)
     return randomised(net)
-
-
-def randomised(net: Network) -> Network:
-    """Statistics of norms drawn anew, and noise on every parameter that holds one value throughout."""
-    generator, tensors = torch.Generator().manual_seed(1), dict(net.tensors)
-    for norm in {n.removesuffix(".running_var") for n in tensors if n.endswith(".running_var")}:
-        for leaf, low in (("weight", 0.5), ("bias", -0.5), ("running_mean", -0.5), ("running_var", 0.5)):
-            if (key := f"{norm}.{leaf}") in tensors:
-                tensors[key] = low + torch.rand(tensors[key].shape, generator=generator)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
-            tensors[name] = tensor + 0.2 * torch.randn(tensor.shape, generator=generator)
-    return net.with_tensors(tensors)
 
 
 def measure(baseline: Network, settings: Structure) -> dict[str, Any]:

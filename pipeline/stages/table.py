@@ -308,7 +308,7 @@ STAGES: dict[str, Stage[Any]] = {
     "train": Stage(Train, 1, train, rehearse_training),
     "tune": Stage(Tune, 2, train, rehearse_training),
     "load": Stage(Load, 1, load_weights),
-    "structure": Stage(Structure, 4, prune_structure, rehearse_structure),
+    "structure": Stage(Structure, 5, prune_structure, rehearse_structure),
     "sparsity": Stage(Sparsity, 1, prune_small_weights, rehearse_patterns),
     "sharing": Stage(Sharing, 1, share, rehearse_patterns),
     "linear": Stage(Linear, 2, quantize, rehearse_patterns),

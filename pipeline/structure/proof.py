@@ -81,6 +81,23 @@ def prove(
     return Proof(difference, gap, relative)
 
 
+def randomised(net: Network) -> Network:
+    """Statistics of norms drawn anew, and noise on every tensor that holds one value throughout.
+
+    A branch that is multiplied by zero, or by ConvNeXt's 1e-6, shows no mistake: on fresh weights a proof
+    would say little.
+    """
+    generator, tensors = torch.Generator().manual_seed(1), dict(net.tensors)
+    for norm in {n.removesuffix(".running_var") for n in tensors if n.endswith(".running_var")}:
+        for leaf, low in (("weight", 0.5), ("bias", -0.5), ("running_mean", -0.5), ("running_var", 0.5)):
+            if (key := f"{norm}.{leaf}") in tensors:
+                tensors[key] = low + torch.rand(tensors[key].shape, generator=generator)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+            tensors[name] = tensor + 0.2 * torch.randn(tensor.shape, generator=generator)
+    return net.with_tensors(tensors)
+
+
 def check_captured(module: nn.Module, coupling: Coupling, images: torch.Tensor) -> None:
     """The captured program has to compute what the module does: all else is read off it.
 

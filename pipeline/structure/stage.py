@@ -19,7 +19,14 @@ from tersor.pipeline.structure.budget import WAYS, Counted, Measuring, way_of
 from tersor.pipeline.structure.coupling import Coupling, couple
 from tersor.pipeline.structure.graph import trace
 from tersor.pipeline.structure.narrowing import cost_of, narrowed, narrowed_program
-from tersor.pipeline.structure.proof import check_captured, check_runs, check_widths, prove, tensors_of
+from tersor.pipeline.structure.proof import (
+    check_captured,
+    check_runs,
+    check_widths,
+    prove,
+    randomised,
+    tensors_of,
+)
 from tersor.pipeline.structure.widths import (
     Pruning,
     Scores,
@@ -124,7 +131,7 @@ def try_structure(
     search = settings.search and settings.search.model_copy(update={"rounds": 1})
     quick = settings.model_copy(update={"pruner": "l1norm", "schedule": None, "search": search})
     counts = counts_for(quick, network, profiles, tell)
-    prune_channels(network, quick, images, lambda *_: None, counts=counts)
+    prune_channels(randomised(network), quick, images, lambda *_: None, counts=counts)
 
 
 def channel_scores(

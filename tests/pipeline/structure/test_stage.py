@@ -1,5 +1,7 @@
 """Structural pruning: rebuilt equals masked, widths are what was asked, wrong rebuilds are caught."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from tersor.models.network import Network
 from tersor.models.program import build
 from tersor.pipeline.accuracy.evaluate import Images
 from tersor.pipeline.recipe.recipe import Structure
-from tersor.pipeline.structure import graph, nni_room
+from tersor.pipeline.structure import graph, narrowing, nni_room
 from tersor.pipeline.structure import stage as structure
 from tersor.pipeline.structure.coupling import couple
 from tersor.pipeline.structure.narrowing import narrowed
@@ -272,3 +274,21 @@ def test_schedule_refuses_groups_that_go_whole() -> None:
     net = make("resnext50_32x4d", (3, 32, 32))
     with pytest.raises(BadInput, match=r"where a convolution's groups go whole. Got 4 channels a group"):
         pruned(net, pruner="l1norm", schedule={"epochs": 0.1}, rebuild="own")
+
+
+def test_the_rehearsal_sees_a_mistake_behind_a_factor_of_zero(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    net = make(batch_norm=True)
+    net = net.with_tensors({k: v * (0.0 if k.startswith("conv2.") else 1.0) for k, v in net.tensors.items()})
+    real = narrowing.cut_tensor
+
+    def wrong(tensor: torch.Tensor, *args: object) -> torch.Tensor:
+        """Channels of the second convolution are mistaken for others."""
+        cut = real(tensor, *args)  # type: ignore[arg-type]
+        return cut.roll(1, 0) if tensor.shape == (64, 32, 3, 3) else cut
+
+    monkeypatch.setattr(narrowing, "cut_tensor", wrong)
+    settings = Structure(stage="structure", sparsity=0.5, rebuild="own")
+    with pytest.raises(TersorError, match="does not compute what the masked one does"):
+        structure.try_structure(net, settings, tmp_path)
