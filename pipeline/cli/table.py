@@ -140,6 +140,7 @@ def networks(
     ] = 0.5,
     pruner: Annotated[Literal["l1norm", "l2norm", "fpgm", "taylor"], typer.Option(help="Scores.")] = "l1norm",
     pixels: Annotated[int, typer.Option(min=32, help="Height and width of the images.")] = 64,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize the exported files too.")] = False,
     beside: Annotated[Path | None, typer.Option(help="Another pruner's results, as JSON.")] = None,
     out: OutOption = None,
     as_json: JsonOption = False,
@@ -154,7 +155,7 @@ def networks(
         stage="structure", sparsity=sparsity, pruner=pruner, linear=True, allow_less=True, taylor_batches=4
     )
     say = (lambda _: None) if quiet else partial(typer.echo, err=True)
-    rows = report.make(which or report.NETWORKS, settings, pixels, say)
+    rows = report.make(which or report.NETWORKS, settings, pixels, say, int8=int8)
     text = report.markdown(rows, settings, others)
     if out is not None:
         _write(out, text)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from tersor.errors import BadInput, TersorError
+from tersor.export.forms.int8 import to_int8
 from tersor.export.forms.to_onnx import export_onnx
 from tersor.export.timing.parity import outputs
 from tersor.export.timing.providers import open_session
@@ -76,7 +77,12 @@ CLASSES = 10
 
 
 def make(
-    names: Sequence[str], settings: Structure, pixels: int, say: Callable[[str], None]
+    names: Sequence[str],
+    settings: Structure,
+    pixels: int,
+    say: Callable[[str], None],
+    *,
+    int8: bool = False,
 ) -> list[dict[str, Any]]:
     """One row for each network, made in a process of its own; a failure is a row with its error.
 
@@ -85,6 +91,7 @@ def make(
         settings: how each is pruned.
         pixels: height and width of the images, or what the network needs at least.
         say: told each finished row in a few words.
+        int8: quantize the exported file too, calibrated on 64 random images, and compare.
 
     Raises:
         BadInput: a name that is neither.
@@ -93,7 +100,7 @@ def make(
         _check_name(name)
     rows = []
     for name in names:
-        row = {"network": name, "pixels": shape_of(name, pixels)[1], **_apart(name, settings, pixels)}
+        row = {"network": name, "pixels": shape_of(name, pixels)[1], **_apart(name, settings, pixels, int8)}
         rows.append(row)
         say(f"{name}: {_words(row)}")
     return rows
@@ -110,22 +117,22 @@ def _check_name(name: str) -> None:
     )
 
 
-def _apart(name: str, settings: Structure, pixels: int) -> dict[str, Any]:
+def _apart(name: str, settings: Structure, pixels: int, int8: bool) -> dict[str, Any]:
     """The row of one network, by a child: its memory is its own, and a crash is a row."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            return pool.submit(_row, name, settings.model_dump(), pixels).result()
+            return pool.submit(_row, name, settings.model_dump(), pixels, int8).result()
         except BrokenProcessPool:
             return {"error": "the process died (out of memory?)", "kind": "crash"}
 
 
-def _row(name: str, settings: dict[str, Any], pixels: int) -> dict[str, Any]:
+def _row(name: str, settings: dict[str, Any], pixels: int, int8: bool) -> dict[str, Any]:
     torch.set_num_threads(1)
     couple(torch.nn.Conv2d(3, 4, 1).eval(), torch.zeros(2, 3, 8, 8))  # torch's exporter loads itself here
     try:
-        measured = measure(random_network(name, pixels), Structure.model_validate(settings))
+        measured = measure(random_network(name, pixels), Structure.model_validate(settings), int8=int8)
     except TersorError as error:
         return {"error": str(error), "kind": "refused"}
     except Exception as error:  # a fault of ours: the table says so
@@ -151,8 +158,8 @@ def random_network(name: str, pixels: int) -> Network:
     return randomised(net)
 
 
-def measure(baseline: Network, settings: Structure) -> dict[str, Any]:
-    """Prune one network and measure everything of the result.
+def measure(baseline: Network, settings: Structure, *, int8: bool = False) -> dict[str, Any]:
+    """Prune one network and measure everything of the result; `make` says what `int8` adds.
 
     Raises:
         TersorError: it cannot be pruned, or the proof fails.
@@ -170,6 +177,7 @@ def measure(baseline: Network, settings: Structure) -> dict[str, Any]:
             wanted = small.module()(images.inputs).numpy()
             before = baseline.module()(images.inputs).numpy()
         got = outputs(open_session(path, "cpu"), inputs)
+        rounded = _int8_difference(small, Path(folder)) if int8 else {}
     told = ["asked_sparsity_fraction", "achieved_sparsity_fraction", "parameters", "macs"]
     told += ["rebuilt_by", "masked_max_rel_diff"]
     largest = float(np.abs(wanted).max())
@@ -182,6 +190,21 @@ def measure(baseline: Network, settings: Structure) -> dict[str, Any]:
         "onnx_max_rel_diff": float(np.abs(wanted - got).max()) / largest,
         "coupling_seconds": steps[1] - steps[0],
         "seconds": seconds,
+        **rounded,
+    }
+
+
+def _int8_difference(network: Network, folder: Path) -> dict[str, Any]:
+    """How far the int8 file is from the fp32 file on 64 further random images."""
+    rng = np.random.default_rng(1)
+    calibration, images = rng.standard_normal((2, 64, *network.input_shape)).astype(np.float32)
+    folded, quantized = folder / "folded.onnx", folder / "int8.onnx"
+    export_onnx(network, folded, fold_batch_norm=True)
+    to_int8(folded, quantized, calibration)
+    before, after = (outputs(open_session(path, "cpu"), images) for path in (folded, quantized))
+    return {
+        "int8_rel_rms": float(np.sqrt(np.mean((after - before) ** 2) / np.mean(before**2))),
+        "int8_agreement_fraction": float((before.argmax(1) == after.argmax(1)).mean()),
     }
 
 
@@ -244,6 +267,15 @@ def markdown(
         "",
         markdown_table(COLUMNS, [_cells(row, beside) for row in rows], "lrr"),
     ]
+    rounded = [row for row in pruned if "int8_rel_rms" in row]
+    if rounded:
+        header = ("network", "int8 - fp32, RMS over RMS of the logits", "same class")
+        cells = [
+            (r["network"], f"{r['int8_rel_rms']:.3f}", f"{100 * r['int8_agreement_fraction']:.0f} %")
+            for r in rounded
+        ]
+        lines += ["", "The int8 file against the fp32 file, ONNX Runtime, 64 random images:", ""]
+        lines += [markdown_table(header, cells, "lr")]
     kept = [(row["network"], name, why) for row in pruned for name, why in row["not_pruned"].items()]
     if kept:
         lines += ["", "Why layers kept channels:", ""]
