@@ -17,7 +17,7 @@ class Channels:
     width: output channels of the first of them.
     free: channel sets that may be removed.
     fixed: why the others must stay; empty where all are free.
-    readers: layers that lose input channels with them.
+    readers: layers that lose input channels with them; depthwise ones go along as a whole.
     """
 
     layers: tuple[str, ...]
@@ -51,7 +51,11 @@ def _channels(coupling: Coupling, names: Sequence[str]) -> Channels:
     sets = {s for name in names for s in coupling.outputs[name].tolist()}
     fixed = sorted({coupling.fixed[s] for s in sets if s in coupling.fixed})
     free = sets - set(coupling.fixed)
-    readers = [name for name, read in coupling.inputs.items() if free & set(read.tolist())]
+    readers = [
+        name
+        for name, read in coupling.inputs.items()
+        if free & set(read.tolist()) and not (name in names and coupling.kinds[name].depthwise)
+    ]
     return Channels(tuple(names), len(coupling.outputs[names[0]]), len(free), tuple(fixed), tuple(readers))
 
 
