@@ -152,17 +152,26 @@ def channel_scores(
     taylor_batches = (
         [next(drawn) for _ in range(settings.taylor_batches)] if settings.pruner == "taylor" else []
     )
-    scored = module
-    if not all(_is_plain(module, name) for name in layers) and coupling.captured.any_batch:
+    scored, example = module, images.inputs[:2]
+    if not set(layers) <= _plain_layers(module, example) and coupling.captured.any_batch:
         scored = build(coupling.captured.program, tensors_of(module, coupling))
-    known = [name for name in layers if _is_plain(scored, name)]
-    return nni_room.scores(scored, settings.pruner, known, taylor_batches)
+    known = _plain_layers(scored, example)
+    return nni_room.scores(scored, settings.pruner, [n for n in layers if n in known], taylor_batches)
 
 
-def _is_plain(module: nn.Module, name: str) -> bool:
-    """Whether a name is that of a layer of torch's own class, which NNI knows by that."""
-    layer = dict(module.named_modules()).get(name)
-    return type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+def _plain_layers(module: nn.Module, example: torch.Tensor) -> set[str]:
+    """Layers of torch's own classes that are called: what NNI knows by that, and sees at work."""
+    called = set[str]()
+    hooks = [
+        layer.register_forward_pre_hook(lambda _m, _in, name=name: called.add(name))
+        for name, layer in module.named_modules()
+        if type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    ]
+    with torch.no_grad():
+        module(example)
+    for hook in hooks:
+        hook.remove()
+    return called
 
 
 def batches(images: Images, size: int, seed: int) -> Iterator[nni_room.Batch]:

@@ -19,7 +19,7 @@ from tersor.pipeline.structure.coupling import couple
 from tersor.pipeline.structure.narrowing import narrowed
 from tersor.pipeline.structure.proof import prove, rows_masked, tensors_of
 from tersor.pipeline.structure.stage import prune_channels
-from tersor.pipeline.structure.widths import kept_width
+from tersor.pipeline.structure.widths import kept_width, spaces_to_prune
 
 
 def pruned(net: Network, **settings: object) -> tuple[Network, dict[str, object]]:
@@ -292,3 +292,28 @@ def test_the_rehearsal_sees_a_mistake_behind_a_factor_of_zero(
     settings = Structure(stage="structure", sparsity=0.5, rebuild="own")
     with pytest.raises(TersorError, match="does not compute what the masked one does"):
         structure.try_structure(net, settings, tmp_path)
+
+
+class UsesAWeightByHand(nn.Module):
+    """A linear layer that is never called: its weight is (as in Swin's attention)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.hidden, self.out = nn.Conv2d(1, 8, 3), nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images to logits."""
+        x = torch.relu(self.conv(x)).mean((2, 3))
+        return self.out(torch.relu(nn.functional.linear(x, self.hidden.weight, self.hidden.bias)))
+
+
+def test_taylor_scores_a_layer_whose_weight_is_used_without_calling_it() -> None:
+    module = UsesAWeightByHand().eval()
+    images = Images(torch.randn(64, 1, 8, 8), torch.randint(0, 3, (64,)))
+    coupling = couple(module, images.inputs[:2])
+    settings = Structure(stage="structure", pruner="taylor", linear=True, taylor_batches=1)
+    spaces = spaces_to_prune(module, coupling, settings)
+    scores = structure.channel_scores(module, coupling, spaces, settings, images, 0)
+    assert sorted(scores) == ["conv", "hidden"]
+    assert (scores["hidden"] >= 0).all()
+    assert scores["hidden"].max() > 0
