@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tersor.errors import ClaimBroken
+from tersor.errors import BadInput, ClaimBroken
 from tersor.export.bundle.manifest import Confusion, Int8
 from tersor.export.codec.pack import unpack_bytes
 from tersor.export.forms.fp16 import HALF_INPUTS, to_fp16
@@ -86,25 +86,32 @@ def make_files(
             skipped.append(("model.int8.onnx", reason))
     if recipe.deploy.lowbit:
         tell(0.9, "low-bit")
-        made = to_lowbit(
-            work / "model.onnx",
-            work / "model.lowbit.onnx",
-            scales=scales_by_channel(final),
-            consumer=recipe.deploy.lowbit_consumer,
-        )
-        if made.tensors:
+        if (why_not := _lowbit(recipe, work, final)) is None:
             files["model.lowbit.onnx"] = "lowbit"
         else:
-            reason = (
-                "no weight has few enough distinct values: add a sharing or linear stage of 8 bits or less"
-            )
-            skipped.append(("model.lowbit.onnx", reason))
+            skipped.append(("model.lowbit.onnx", why_not))
     if set(providers.GPU_TARGETS) & set(recipe.deploy.targets):
         to_fp16(work / "model.onnx", work / "model.fp16.onnx")
         to_fp16(work / "model.onnx", work / HALF_INPUTS, half_inputs=True)
         files |= {"model.fp16.onnx": "fp16", HALF_INPUTS: "fp16"}
     tell(1.0, ", ".join(files))
     return files, skipped, int8
+
+
+def _lowbit(recipe: Recipe, work: Path, final: Network) -> str | None:
+    """Write model.lowbit.onnx; why it was not made, where its standard operators cannot say the network."""
+    try:
+        made = to_lowbit(
+            work / "model.onnx",
+            work / "model.lowbit.onnx",
+            scales=scales_by_channel(final),
+            consumer=recipe.deploy.lowbit_consumer,
+        )
+    except BadInput as error:  # it costs this form, not the bundle
+        return f"{error.what} ({error.got})" if error.got else error.what
+    if made.tensors:
+        return None
+    return "no weight has few enough distinct values: add a sharing or linear stage of 8 bits or less"
 
 
 def _int8(recipe: Recipe, work: Path, final: Network, data: Data, tell: Tell) -> Int8:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from nets import blobs, make
 
@@ -156,3 +157,15 @@ def test_a_packed_file_is_measured_by_what_it_unpacks_to(
     plain, small = shipping.measure_files(recipe(), files, run, work, DATA, lambda *_: None)
     assert (small.path.name, small.kind) == ("model.tsr", "packed")
     assert (plain.max_abs_diff == small.max_abs_diff) is same
+
+
+def test_an_operator_that_the_low_bit_form_cannot_say_costs_that_form_alone(run: Run, tmp_path: Path) -> None:
+    model = onnx.load(run.onnx())
+    model.opset_import[0].version = 20
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Gelu"
+    (run.folder / "model.onnx").write_bytes(model.SerializeToString())
+    work = tmp_path / "work"
+    work.mkdir()
+    files, skipped, _ = shipping.make_files(recipe(int8=False), run, work, DATA, lambda *_: None)
+    assert sorted(files) == ["baseline.onnx", "model.onnx", "model.tsr"]
+    assert "operator Gelu is newer than opset" in dict(skipped)["model.lowbit.onnx"]
