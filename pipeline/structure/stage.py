@@ -152,11 +152,22 @@ def channel_scores(
     taylor_batches = (
         [next(drawn) for _ in range(settings.taylor_batches)] if settings.pruner == "taylor" else []
     )
-    scored, example = module, images.inputs[:2]
-    if not set(layers) <= _plain_layers(module, example) and coupling.captured.any_batch:
-        scored = build(coupling.captured.program, tensors_of(module, coupling))
-    known = _plain_layers(scored, example)
-    return nni_room.scores(scored, settings.pruner, [n for n in layers if n in known], taylor_batches)
+    example = images.inputs[:2]
+
+    def scores_of(scored: nn.Module) -> Scores:
+        """By NNI, of the layers that it knows there."""
+        known = _plain_layers(scored, example)
+        return nni_room.scores(scored, settings.pruner, [n for n in layers if n in known], taylor_batches)
+
+    if not coupling.captured.any_batch:
+        return scores_of(module)
+    try:
+        if set(layers) <= _plain_layers(module, example):
+            return scores_of(module)
+    except RuntimeError:  # Python that keeps values from call to call (LeViT's biases) has no second gradient
+        if settings.pruner != "taylor":
+            raise
+    return scores_of(build(coupling.captured.program, tensors_of(module, coupling)))
 
 
 def _plain_layers(module: nn.Module, example: torch.Tensor) -> set[str]:
