@@ -351,7 +351,7 @@ def _kept_in_part(
     for space, sparsity in zip(spaces, per_layer_sparsities(spaces, settings), strict=True):
         for name in space.layers:
             before, after = widths[name]
-            in_a_set = before // len(np.unique(coupling.outputs[name]))
+            in_a_set = int(np.unique(coupling.outputs[name], return_counts=True)[1].max())
             if before - after + in_a_set <= sparsity * before and (before - after) < int(sparsity * before):
                 short[name] = f"lost {before - after} of {before}: {_why_kept(coupling, name)}"
     return short
