@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from story.harness import Outcome, Server, tersor, tiny_recipe, write_recipe
+from story.harness import Outcome, Server, tiny_recipe, write_recipe
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def story(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Story:
-    """The finished story, made by fresh interpreters (meanwhile the server starts); not to be changed."""
+    """The finished story; not to be changed. test_same_bytes.py makes it again, by fresh interpreters."""
     folder = tmp_path_factory.mktemp("story")
     recipe = write_recipe(folder, tiny_recipe()).name
-    compressed = tersor("compress", recipe, cwd=folder)
+    compressed = server.run("compress", recipe, cwd=folder)
     assert compressed.code == 0, compressed.stderr
-    deployed = tersor("deploy", recipe, "--json", cwd=folder)
+    deployed = server.run("deploy", recipe, "--json", cwd=folder)
     assert deployed.code == 0, deployed.stderr
     return Story(folder, compressed, deployed)
 

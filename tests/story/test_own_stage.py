@@ -80,7 +80,7 @@ def test_a_changed_stage_or_helper_is_run_anew_and_the_training_is_not(
 
 
 def test_an_own_stage_runs_in_a_studys_workers(server: Server, folder: Path) -> None:
-    study = {"name": "factors", "recipe": "tiny.yaml", "axes": {"soften.factor": [0.2, 0.9]}, "workers": 2}
+    study = {"name": "factors", "recipe": "tiny.yaml", "axes": {"soften.factor": [0.2, 0.9]}, "workers": 1}
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     done = server.run("study", "study.yaml", "--json", cwd=folder)
     assert done.code == 0, done.stderr

@@ -14,7 +14,7 @@ from tersor.pipeline.cli.main import app
 GROUPS = {
     "look": ["cost", "weights", "sensitivity", "predictions", "influence", "channels"],
     "lesson": ["shrink", "collapse", "gemm", "sparse-linear"],
-    "table": ["r1", "r2", "r3", "r1-bits", "r4-bits", "r5", "networks"],
+    "table": ["r1", "r2", "r3", "r1-bits", "r4-bits", "r5", "networks", "operators"],
     "kept": ["add", "check"],
     "recipe": ["settings", "schema", "plan"],
 }
