@@ -2,8 +2,6 @@
 PYTHON ?= python3
 # cpu or gpu: which ONNX Runtime goes into .venv
 EXTRA ?= cpu
-# processes of the tests: one more than there are cores, for a sixth of the time nobody works
-WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 RECIPE ?= recipes/digits.yaml
 DATA ?=
 SET ?=
@@ -69,7 +67,7 @@ verify-results: $(READY) ## measure bytes and accuracy of results/ again, withou
 	@$(BIN)/tersor kept check $(if $(DATA),--data "$(DATA)")
 
 test: $(DEV) ## run all tests, on up to four cores
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 test-cluster: $(DEV) ## run the tests that start a local Ray cluster (idle machine, a few minutes)
 	@$(BIN)/python -m pytest -m cluster

@@ -26,9 +26,10 @@ HEAVY = (
     "onnxruntime.quantization", "nni.compression.speedup", "nni.compression.pruning",
     "sklearn.datasets", "matplotlib.figure", "PIL.Image",
     # what the first export loads, two seconds of each command
-    "networkx", "sympy.tensor.tensor", "torch.export._trace", "torch.export.pt2_archive", "torch._export.non_strict_utils",
-    "torch._export.serde.serialize", "torch._functorch.aot_autograd", "torch._functorch._aot_autograd.graph_compile",
-    "torch.onnx._internal.exporter._core", "torch.onnx._internal.exporter._compat", "onnxscript.function_libs.torch_lib.ops",
+    "networkx", "sympy.tensor.tensor", "torch.export._trace", "torch.export.pt2_archive",
+    "torch._export.non_strict_utils", "torch._export.serde.serialize", "torch._functorch.aot_autograd",
+    "torch._functorch._aot_autograd.graph_compile", "torch.onnx._internal.exporter._core",
+    "torch.onnx._internal.exporter._compat", "onnxscript.function_libs.torch_lib.ops",
     "onnxscript.rewriter.onnx_fusions", "onnxscript._framework_apis.torch_2_9", "torch._inductor.sizevars",
     "torch.onnx._internal.exporter._torchlib.ops", "tersor.pipeline.structure.stage",
 )  # fmt: skip
