@@ -58,7 +58,8 @@ study: $(READY) ## run a study (STUDY=studies/x.yaml, DATA, FAST=1)
 	@$(BIN)/tersor study $(STUDY) $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast)
 
 table: $(READY) ## make a table of docs/ anew (REPORT=r1|r2|r3|r5|r1-bits|r4-bits|networks, DATA, FAST=1)
-	@$(BIN)/tersor table $(REPORT) $(if $(DATA),--data "$(DATA)") $(if $(FAST),--fast,--out docs/table-$(REPORT).md)
+	@$(BIN)/tersor table $(REPORT) $(if $(DATA),--data "$(DATA)") \
+	  $(if $(filter networks,$(REPORT)),--beside benchmarks/torch-pruning-networks.json) $(if $(FAST),--fast,--out docs/table-$(REPORT).md)
 
 profile: $(READY) ## latency against width of a recipe's layers on this machine (RECIPE, DATA)
 	@$(BIN)/tersor profile $(RECIPE) $(if $(DATA),--data "$(DATA)")
