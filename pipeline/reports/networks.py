@@ -74,6 +74,19 @@ LEAST = {
 }
 """Pixels that a network needs at least."""
 CLASSES = 10
+PRELOADED = (
+    "timm",
+    "torchvision.models",
+    "networkx",
+    "torch.export._trace",
+    "torch._functorch.aot_autograd",
+    "torch._functorch._aot_autograd.graph_compile",
+    "torch.onnx._internal.exporter._core",
+    "onnxscript.function_libs.torch_lib.ops",
+    "nni.compression.speedup",
+    "nni.compression.pruning",
+)
+"""What every network's process would else load for itself."""
 
 
 def make(
@@ -120,7 +133,7 @@ def _check_name(name: str) -> None:
 def _apart(name: str, settings: Structure, pixels: int, int8: bool) -> dict[str, Any]:
     """The row of one network, by a child: its memory is its own, and a crash is a row."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, *PRELOADED])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(_row, name, settings.model_dump(), pixels, int8).result()
