@@ -83,8 +83,6 @@ PRELOADED = (
     "torch._functorch._aot_autograd.graph_compile",
     "torch.onnx._internal.exporter._core",
     "onnxscript.function_libs.torch_lib.ops",
-    "nni.compression.speedup",
-    "nni.compression.pruning",
 )
 """What every network's process would else load for itself."""
 
