@@ -290,7 +290,7 @@ def markdown(
     kept = [(row["network"], name, why) for row in pruned for name, why in row["not_pruned"].items()]
     if kept:
         lines += ["", "Why layers kept channels:", ""]
-        lines += [f"- {network}, `{layer}`: {why}" for network, layer, why in _grouped(kept)]
+        lines += [f"- {network}, {layers}: {why}" for network, layers, why in _grouped(kept)]
     for key, title in (
         ("not_by_nni", "Why NNI's ModelSpeedup did not rebuild it:"),
         ("not_as_module", "Why the network's own Python could not follow, and its graph took its place:"),
@@ -307,7 +307,7 @@ def _grouped(kept: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]
     for network, layer, why in kept:
         together.setdefault((network, why), []).append(layer)
     return [
-        (network, layers[0] + (f"` and {len(layers) - 1} more `" if len(layers) > 1 else ""), why)
+        (network, f"`{layers[0]}`" + (f" and {len(layers) - 1} more" if len(layers) > 1 else ""), why)
         for (network, why), layers in together.items()
     ]
 

@@ -344,7 +344,7 @@ def _asked_fraction(settings: Structure, spaces: Sequence[Space], sizes: dict[st
 def _kept_in_part(
     settings: Structure, coupling: Coupling, spaces: Sequence[Space], widths: dict[str, list[int]]
 ) -> dict[str, str]:
-    """Layers that lost fewer channels than were asked of them, with the reason; rounding is none."""
+    """Layers that lost fewer channels than were asked of them by more than one set, with the reason."""
     if settings.search is not None or settings.scope == "global" or settings.align is not None:
         return {}
     short = {}
@@ -352,7 +352,7 @@ def _kept_in_part(
         for name in space.layers:
             before, after = widths[name]
             in_a_set = int(np.unique(coupling.outputs[name], return_counts=True)[1].max())
-            if before - after + in_a_set <= sparsity * before and (before - after) < int(sparsity * before):
+            if before - after + in_a_set < int(sparsity * before + 1e-9):
                 short[name] = f"lost {before - after} of {before}: {_why_kept(coupling, name)}"
     return short
 

@@ -53,6 +53,16 @@ def test_dropped_batch_norm_constant_is_reported() -> None:
     assert without["conv_mask_max_abs_diff"] <= 1e-9
 
 
+def test_layers_that_lost_less_than_asked_are_named_and_rounding_is_not() -> None:
+    _, details = pruned(make("resnet20", (3, 16, 16), shortcut="A"), pruner="l1norm", sparsity=0.5)
+    assert details["not_pruned"]["layer2.0.conv2"].startswith(
+        "lost 8 of 32: the channels that operator 'pad'"
+    )
+    assert details["macs"][1] < details["macs"][0]  # type: ignore[index]
+    _, details = pruned(make(batch_norm=True), pruner="l1norm", sparsity=0.3)
+    assert details["not_pruned"] == {}
+
+
 def test_widths_are_in_the_tensors_and_the_report() -> None:
     net, details = pruned(make(batch_norm=True), sparsity=0.2)
     assert net.tensors["conv1.0.weight"].shape == (26, 1, 3, 3)
