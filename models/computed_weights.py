@@ -1,5 +1,6 @@
 """Weights that are no tensors of their own but computed from others: weight norm, spectral norm, masks."""
 
+from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -57,6 +58,6 @@ def check_plain(network: Network, stage: str) -> None:
             )
 
 
-def plain(network: Network) -> bool:
+def plain(module: nn.Module) -> bool:
     """Whether no layer's weight is computed by a parametrization."""
-    return not any(map(parametrize.is_parametrized, network.module().modules()))
+    return not any(map(parametrize.is_parametrized, module.modules()))

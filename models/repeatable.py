@@ -18,8 +18,9 @@ from tersor.models.network import Network
 IMAGES = 4
 BOUND = 1e-3
 """Of the largest value: kernels differ by less from batch to batch, by 1e-6 or so."""
-Trace = list[tuple[str, torch.Tensor]]
-"""Modules in the order in which they finish, inner ones first, and what each gave."""
+Trace = dict[tuple[str, int], torch.Tensor]
+"""Name of a module and which of its outputs -> what it gave; in the order in which modules finish, inner ones
+first."""
 
 
 def check_repeatable(network: Network) -> None:
@@ -63,17 +64,15 @@ def check_repeatable(network: Network) -> None:
 
 def _trace(module: nn.Module, images: torch.Tensor) -> Trace:
     """What every module gives for the images."""
-    seen: Trace = []
+    seen: Trace = {}
+    counts: dict[str, int] = {}
 
     def note(name: str, given: Any) -> None:
-        """Keep the tensors that have a place for each image."""
-        seen.extend(
-            (name, leaf.detach().float())
-            for leaf in pytree.tree_leaves(given)
-            if isinstance(leaf, torch.Tensor)
-            and leaf.is_floating_point()
-            and leaf.shape[:1] == images.shape[:1]
-        )
+        """Keep the tensors of numbers."""
+        for leaf in pytree.tree_leaves(given):
+            if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and leaf.dim():
+                counts[name] = counts.get(name, 0) + 1
+                seen[name, counts[name]] = leaf.detach().float()
 
     hooks = [
         m.register_forward_hook(lambda _m, _in, out, name=name: note(name, out))
@@ -94,7 +93,7 @@ def _first_difference(one: Trace, other: Trace) -> str | None:
 
     Where its own hold one value throughout (a last layer that starts at zero) any module's count.
     """
-    pairs = [(name, a, b) for (name, a), (_, b) in zip(one, other, strict=False)]
+    pairs = [(key[0], one[key], other[key]) for key in one if key in other]
     own = [(a, b) for name, a, b in pairs if name == ""]
     says_something = any(a.numel() > 1 and bool(a.std() > 0) for a, _ in own)
     if says_something and not any(_differ(a, b) for a, b in own):
@@ -103,12 +102,12 @@ def _first_difference(one: Trace, other: Trace) -> str | None:
 
 
 def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two outputs differ in the images that both have; what has no place for each is not compared."""
+    if one.shape[1:] != other.shape[1:]:
+        return False
     count = min(len(one), len(other))
-    one, other = one[:count], other[:count]
-    if one.shape != other.shape:
-        return True
     size = float(one.abs().max()) if one.numel() else 0.0
-    return bool(((one - other).abs() > BOUND * size).any())
+    return bool(((one[:count] - other[:count]).abs() > BOUND * size).any())
 
 
 def _hidden_differences(one: nn.Module, other: nn.Module) -> Iterator[str]:

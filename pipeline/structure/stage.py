@@ -261,10 +261,9 @@ def rebuilt_network(
     Raises:
         BadInput, TersorError: no way gives a network that computes what the masked one does.
     """
-    why = None
-    if not plain(network):
-        why = "a parametrization computes weights"
-    elif settings.rebuild != "own":
+    computed = not plain(module)
+    why = "a parametrization computes weights" if computed else None
+    if not computed and settings.rebuild != "own":
         try:
             why = nni_room.distrusted(module, trace(module)) if settings.rebuild == "auto" else None
             if why is None:
@@ -274,21 +273,21 @@ def rebuilt_network(
                 raise
             why = f"{error.what}: {error.got}" if error.got else str(error)
     not_by_nni = {"not_by_nni": why} if why else {}
-    try:
-        if not plain(network):
-            raise BadInput("the weights are folded", got="they are plain tensors of the graph")
-        rebuilt = network.with_tensors(narrowed(module, coupling, removed), forms={})
-        check_runs(rebuilt.module(), inputs[:2])
-        proof = prove(module, rebuilt.module(), coupling, removed, inputs)
-        by = "tersor"
-    except TersorError as error:  # sizes are written into its Python: the graph takes its place
-        if not coupling.captured.any_batch or coupling.captured.unknown:
-            raise
-        rebuilt = network.with_program(*narrowed_program(coupling, tensors_of(module, coupling), removed))
-        proof = prove(module, rebuilt.module(), coupling, removed, inputs)
-        by = "tersor, as a graph"
-        not_by_nni["not_as_module"] = f"{error.what}: {error.got}"
-    return rebuilt, {"rebuilt_by": by, **proof.told(), **not_by_nni}
+    why_not = "weights that a parametrization computes are folded"
+    if not computed:
+        try:
+            rebuilt = network.with_tensors(narrowed(module, coupling, removed), forms={})
+            check_runs(rebuilt.module(), inputs[:2])
+            proof = prove(module, rebuilt.module(), coupling, removed, inputs)
+            return rebuilt, {"rebuilt_by": "tersor", **proof.told(), **not_by_nni}
+        except TersorError as error:  # sizes are written into its Python: the graph takes its place
+            if not coupling.captured.any_batch or coupling.captured.unknown:
+                raise
+            why_not = f"{error.what}: {error.got}"
+    rebuilt = network.with_program(*narrowed_program(coupling, tensors_of(module, coupling), removed))
+    proof = prove(module, rebuilt.module(), coupling, removed, inputs)
+    told = {"rebuilt_by": "tersor, as a graph", **proof.told(), **not_by_nni, "not_as_module": why_not}
+    return rebuilt, told
 
 
 def _by_nni(

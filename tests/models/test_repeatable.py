@@ -33,6 +33,18 @@ def net():
 """
 
 
+GATE = """
+class Gate(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(1, 8, 1, 1))
+
+    def forward(self):
+        return self.scale
+
+"""
+
+
 def brought(
     folder: Path, *, middle: str = "pass", build: str = "pass", norm: str = "nn.BatchNorm2d(8)"
 ) -> Network:
@@ -83,3 +95,15 @@ def test_a_last_layer_of_zeros_hides_nothing(tmp_path: Path) -> None:
     build = "nn.init.zeros_(self.fc.weight); nn.init.zeros_(self.fc.bias)"
     with pytest.raises(BadInput, match="another output each time"):
         check_repeatable(brought(tmp_path, build=build, middle="x = F.dropout(x, 0.5)"))
+
+
+def test_a_module_that_gives_one_tensor_for_all_images_confuses_nothing(tmp_path: Path) -> None:
+    net = HEAD.replace("class Net", GATE + "class Net")
+    path = tmp_path / "net.py"
+    path.write_text(
+        net.format(
+            norm="nn.BatchNorm2d(8)", build="self.gate = Gate()", middle="x = x * self.gate() * self.gate()"
+        )
+    )
+    plain = Preprocessing(1.0, (0.0,), (1.0,))
+    check_repeatable(networks.create(f"{path}:net", {}, (1, 8, 8), ("a", "b", "c"), plain))
